@@ -1,0 +1,46 @@
+//! What runs inside the virtual machines: as `init` the runner that carries
+//! out the host's requests, as `work` the loads that tests and benchmarks
+//! put on a kernel.
+//!
+//! It is part of the test bench and never of a product.
+
+mod init;
+mod runner;
+mod work;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The machine's end of the test bench.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Brings the machine up and serves the host; only ever process 1.
+    Init,
+    /// Serves the host.
+    Serve,
+    /// Puts a load on the kernel and prints how long it took, as JSON.
+    #[command(subcommand)]
+    Work(work::Work),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Init => init::run(),
+        Command::Serve => runner::serve(),
+        Command::Work(work) => work.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shrike-guest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `cargo xtask`: set-up, demo, tests and benchmarks on a fresh machine.
+
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use shrike_integration::layout::Layout;
+use shrike_integration::setup::{self, Need};
+
+/// Everything there is to do in this workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prepares toolchain, kernels and root file system under target/shrike.
+    Setup {
+        /// Only what building takes: no kernels, no QEMU.
+        #[arg(long)]
+        build_only: bool,
+    },
+    /// Boots a machine and runs a command in it.
+    Vm(vm::Vm),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let layout = Layout::here();
+    match command {
+        Command::Setup { build_only } => {
+            let need = if build_only { Need::Build } else { Need::Machines };
+            setup::prepare(&layout, need)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Vm(vm) => vm.run(&layout),
+    }
+}

@@ -1,0 +1,14 @@
+//! Shrike driven from outside: virtual machines with real kernels, the
+//! built binaries inside them, and what `cargo xtask` does with both.
+//!
+//! Nothing here links the agent, the collector or the CLI: whatever a test
+//! claims, it has seen through the same files, sockets and exit codes that
+//! an operator sees. It never loads eBPF into the machine that it runs on
+//! and never stops a process that it did not start.
+
+pub mod build;
+pub mod layout;
+pub mod outside;
+pub mod progress;
+pub mod setup;
+pub mod vm;
