@@ -1,0 +1,290 @@
+//! Batches: events under one sequence range, as they travel and lie on disk.
+//!
+//! ```text
+//! payload = zstd(EventList)      crc32c over the payload as sent
+//! ```
+//!
+//! A batch from outside is believed only after every check of [`open`] held:
+//! size, checksum, bounded decompression, and that its events carry exactly
+//! the sequence numbers that its header claims.
+
+use prost::Message as _;
+
+use crate::{
+    event::{Event, WireError},
+    id::{Epoch, IdError, SequenceNumber},
+    wire::{event as event_wire, ingest},
+};
+
+/// Longest payload before compression: 4 MiB, the bound of one allocation
+/// that a session can cause.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Most events in one batch.
+pub const BATCH_EVENTS_MAX: usize = 16_384;
+
+/// Most lost ranges in one batch.
+pub const BATCH_LOST_RANGES_MAX: usize = 1024;
+
+/// Level 1: the agent's CPU is somebody else's.
+const ZSTD_LEVEL: i32 = 1;
+
+/// A batch that cannot be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// Its epoch is not one.
+    #[error(transparent)]
+    Epoch(#[from] IdError),
+    /// A codec that this version does not know.
+    #[error("codec {0} is unknown")]
+    Codec(i32),
+    /// The payload is not what was sent.
+    #[error("checksum {computed:08x} of the payload differs from {claimed:08x} in the header")]
+    Checksum {
+        /// In the header.
+        claimed: u32,
+        /// Over the payload.
+        computed: u32,
+    },
+    /// Decompression failed, or gives more than the bound.
+    #[error("payload does not decompress to at most {BATCH_BYTES_MAX} bytes")]
+    Decompress(#[source] std::io::Error),
+    /// More events, bytes or lost ranges than a batch may have.
+    #[error("{what}: {value}, at most {limit}")]
+    TooBig {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        value: usize,
+        /// How much there may be.
+        limit: usize,
+    },
+    /// Not an event list.
+    #[error("payload is not an event list")]
+    Decode(#[from] prost::DecodeError),
+    /// Another number of events than the header says.
+    #[error("header counts {claimed} events, the payload has {actual}")]
+    Count {
+        /// In the header.
+        claimed: u32,
+        /// In the payload.
+        actual: usize,
+    },
+    /// An event with another sequence number than its place gives it.
+    #[error("event {index} has the sequence number {actual}, expected {expected}")]
+    Sequence {
+        /// Place in the batch, from 0.
+        index: usize,
+        /// By its place.
+        expected: u64,
+        /// As it says.
+        actual: u64,
+    },
+    /// An event that is not of its form.
+    #[error("event {index} is malformed")]
+    Event {
+        /// Place in the batch, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: WireError,
+    },
+}
+
+/// Packs events that carry consecutive sequence numbers from
+/// `first_sequence` on.
+///
+/// Ledger, lost ranges and traceparent are left for the caller to fill in.
+///
+/// # Panics
+/// When the events' sequence numbers are not consecutive, or the batch is
+/// larger than [`BATCH_EVENTS_MAX`] or [`BATCH_BYTES_MAX`]: the caller cuts
+/// batches, so that would be our own mistake.
+pub fn seal(epoch: Epoch, first_sequence: SequenceNumber, events: Vec<Event>) -> ingest::Batch {
+    assert!(events.len() <= BATCH_EVENTS_MAX, "a batch is cut earlier");
+    let count = u32::try_from(events.len()).expect("bounded above");
+    let events: Vec<event_wire::Event> = events
+        .into_iter()
+        .zip(first_sequence.0..)
+        .map(|(event, expected)| {
+            assert_eq!(event.sequence.0, expected, "sequence numbers have no holes");
+            event.into()
+        })
+        .collect();
+    let raw = event_wire::EventList { events }.encode_to_vec();
+    assert!(raw.len() <= BATCH_BYTES_MAX, "a batch is cut earlier");
+    let payload =
+        zstd::bulk::compress(&raw, ZSTD_LEVEL).expect("compression into memory cannot fail");
+    ingest::Batch {
+        epoch: epoch.0.to_vec(),
+        first_sequence: first_sequence.0,
+        count,
+        codec: ingest::Codec::Zstd.into(),
+        crc32c: crc32c::crc32c(&payload),
+        payload,
+        ledger: None,
+        lost: Vec::new(),
+        traceparent: String::new(),
+    }
+}
+
+/// Unpacks and checks a batch from the wire or from disk.
+///
+/// # Errors
+/// [`BatchError`] names the first check that failed.
+pub fn open(batch: &ingest::Batch) -> Result<Vec<Event>, BatchError> {
+    Epoch::from_wire(&batch.epoch)?;
+    check_size("events", batch.count as usize, BATCH_EVENTS_MAX)?;
+    check_size("lost ranges", batch.lost.len(), BATCH_LOST_RANGES_MAX)?;
+    let computed = crc32c::crc32c(&batch.payload);
+    if computed != batch.crc32c {
+        return Err(BatchError::Checksum {
+            claimed: batch.crc32c,
+            computed,
+        });
+    }
+    let list = match ingest::Codec::try_from(batch.codec) {
+        Ok(ingest::Codec::Zstd) => {
+            let raw = zstd::bulk::decompress(&batch.payload, BATCH_BYTES_MAX)
+                .map_err(BatchError::Decompress)?;
+            event_wire::EventList::decode(raw.as_slice())?
+        }
+        Ok(ingest::Codec::None) => {
+            check_size("payload bytes", batch.payload.len(), BATCH_BYTES_MAX)?;
+            event_wire::EventList::decode(batch.payload.as_slice())?
+        }
+        Ok(ingest::Codec::Unspecified) | Err(_) => return Err(BatchError::Codec(batch.codec)),
+    };
+    if list.events.len() != batch.count as usize {
+        return Err(BatchError::Count {
+            claimed: batch.count,
+            actual: list.events.len(),
+        });
+    }
+    list.events
+        .into_iter()
+        .enumerate()
+        .map(|(index, event)| {
+            let expected = batch.first_sequence.wrapping_add(index as u64);
+            if event.sequence != expected {
+                return Err(BatchError::Sequence {
+                    index,
+                    expected,
+                    actual: event.sequence,
+                });
+            }
+            Event::try_from(event).map_err(|source| BatchError::Event { index, source })
+        })
+        .collect()
+}
+
+fn check_size(what: &'static str, value: usize, limit: usize) -> Result<(), BatchError> {
+    if value > limit {
+        return Err(BatchError::TooBig { what, value, limit });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        event::{Exit, Fact, Process},
+        id::Generation,
+    };
+
+    fn events(first: u64, count: u64) -> Vec<Event> {
+        (first..first + count)
+            .map(|sequence| Event {
+                sequence: SequenceNumber(sequence),
+                time_unix_ns: 1,
+                boot_time_ns: 2,
+                cpu: 0,
+                cpu_sequence: sequence,
+                generation: Generation::NONE,
+                process: Process::default(),
+                verdict: None,
+                fact: Fact::Exit(Exit::default()),
+            })
+            .collect()
+    }
+
+    fn sealed(first: u64, count: u64) -> ingest::Batch {
+        seal(Epoch([1; 16]), SequenceNumber(first), events(first, count))
+    }
+
+    #[test]
+    fn sealed_batch_opens_to_the_same_events() {
+        assert_eq!(open(&sealed(5, 100)).unwrap(), events(5, 100));
+        assert_eq!(open(&sealed(5, 0)).unwrap(), []);
+    }
+
+    #[test]
+    fn flipped_bit_is_found() {
+        let mut batch = sealed(1, 3);
+        batch.payload[4] ^= 1;
+        assert!(matches!(open(&batch), Err(BatchError::Checksum { .. })));
+    }
+
+    #[test]
+    fn shifted_sequence_is_refused() {
+        let mut batch = sealed(1, 3);
+        batch.first_sequence = 2;
+        assert!(matches!(
+            open(&batch),
+            Err(BatchError::Sequence {
+                index: 0,
+                expected: 2,
+                actual: 1
+            })
+        ));
+    }
+
+    #[test]
+    fn wrong_count_is_refused() {
+        let mut batch = sealed(1, 3);
+        batch.count = 4;
+        assert!(matches!(
+            open(&batch),
+            Err(BatchError::Count {
+                claimed: 4,
+                actual: 3
+            })
+        ));
+    }
+
+    #[test]
+    fn decompression_bomb_is_refused() {
+        let payload = zstd::bulk::compress(&vec![0; BATCH_BYTES_MAX + 1], 1).unwrap();
+        let batch = ingest::Batch {
+            crc32c: crc32c::crc32c(&payload),
+            payload,
+            ..sealed(1, 1)
+        };
+        assert!(matches!(open(&batch), Err(BatchError::Decompress(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+            count: u32,
+            first_sequence: u64,
+            codec in 0..4i32,
+        ) {
+            let batch = ingest::Batch {
+                epoch: vec![0; 16],
+                first_sequence,
+                count,
+                codec,
+                crc32c: crc32c::crc32c(&payload),
+                payload,
+                ..ingest::Batch::default()
+            };
+            if let Ok(events) = open(&batch) {
+                prop_assert_eq!(events.len(), count as usize);
+            }
+        }
+    }
+}

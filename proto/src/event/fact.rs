@@ -1,0 +1,164 @@
+//! What happened: an exec, an open, a fork or an exit.
+
+use super::Receipt;
+
+/// The four things that a process can be seen doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// A program was executed, or could not be.
+    Exec(Exec),
+    /// A file was opened, or could not be.
+    Open(Open),
+    /// A process was created.
+    Fork(Fork),
+    /// A process ended.
+    Exit(Exit),
+}
+
+impl Fact {
+    /// Returns the kind, for filters and names.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Exec(_) => Kind::Exec,
+            Self::Open(_) => Kind::Open,
+            Self::Fork(_) => Kind::Fork,
+            Self::Exit(_) => Kind::Exit,
+        }
+    }
+
+    /// Returns the file that the fact is about: as resolved, or as asked
+    /// where it was not resolved.
+    pub fn path(&self) -> Option<&[u8]> {
+        let (file, asked) = match self {
+            Self::Exec(exec) => (&exec.file, &exec.path_as_asked),
+            Self::Open(open) => (&open.file, &open.path_as_asked),
+            Self::Fork(_) | Self::Exit(_) => return None,
+        };
+        match file {
+            Some(file) if !file.path.is_empty() => Some(&file.path),
+            Some(_) | None => Some(asked),
+        }
+    }
+}
+
+/// The kind of a fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// [`Fact::Exec`]
+    Exec,
+    /// [`Fact::Open`]
+    Open,
+    /// [`Fact::Fork`]
+    Fork,
+    /// [`Fact::Exit`]
+    Exit,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Exec, Self::Open, Self::Fork, Self::Exit];
+
+    /// Returns the lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Open => "open",
+            Self::Fork => "fork",
+            Self::Exit => "exit",
+        }
+    }
+}
+
+/// A file as the kernel resolved it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResolvedPath {
+    /// From the root of the mount namespace; empty when unresolved.
+    pub path: Vec<u8>,
+    /// Kernel device number: `major << 20 | minor` (include/linux/kdev_t.h).
+    pub device: u64,
+    /// Inode number on that device.
+    pub inode: u64,
+    /// The path is longer than 4096 bytes or 256 components, or could not be
+    /// read.
+    pub unresolved: bool,
+}
+
+/// A program was executed, or could not be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exec {
+    /// System call, for example `execve`; empty where the kernel itself
+    /// executed.
+    pub syscall: String,
+    /// 0, or a negative errno.
+    pub result: i32,
+    /// The path as the caller wrote it.
+    pub path_as_asked: Vec<u8>,
+    /// `None` when there was no such file.
+    pub file: Option<ResolvedPath>,
+    /// The interpreter where it differs from the path as asked; else empty.
+    pub interpreter: Vec<u8>,
+    /// The arguments, the first being the program's own name.
+    pub argv: Vec<Vec<u8>>,
+    /// There were more than the record holds (64 arguments, 8 KiB).
+    pub argv_truncated: bool,
+    /// Path and arguments were read from user memory, which another thread
+    /// may change.
+    pub from_user_memory: bool,
+    /// Directory descriptor, -100 (`AT_FDCWD`) for none.
+    pub directory_fd: i32,
+    /// execveat(2) flags.
+    pub flags: u32,
+}
+
+/// A file was opened, or could not be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Open {
+    /// System call, for example `openat`; empty where none was seen
+    /// (io_uring, the kernel itself).
+    pub syscall: String,
+    /// 0, or a negative errno.
+    pub result: i32,
+    /// The path as the caller wrote it.
+    pub path_as_asked: Vec<u8>,
+    /// The path as asked is longer than the record holds.
+    pub path_as_asked_truncated: bool,
+    /// `None` when the open failed.
+    pub file: Option<ResolvedPath>,
+    /// open(2) flags as asked.
+    pub flags: u32,
+    /// open(2) mode as asked.
+    pub mode: u32,
+    /// Directory descriptor, -100 (`AT_FDCWD`) for none.
+    pub directory_fd: i32,
+    /// The path was read from user memory: the open failed before the kernel
+    /// made its own copy.
+    pub from_user_memory: bool,
+}
+
+/// A process was created.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fork {
+    /// Thread group of the child.
+    pub child_tgid: u32,
+    /// First thread of the child.
+    pub child_tid: u32,
+    /// Start of the child, boot nanoseconds.
+    pub child_start_boot_ns: u64,
+    /// Command name of the child.
+    pub child_comm: Vec<u8>,
+}
+
+/// A process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exit {
+    /// Exit status, when no signal ended it.
+    pub code: u32,
+    /// Signal that ended it, 0 for none.
+    pub signal: u32,
+    /// It left a core dump.
+    pub core_dumped: bool,
+    /// From start to exit in nanoseconds, 0 where unknown.
+    pub duration_ns: u64,
+    /// What came of a kill verdict of this process.
+    pub receipt: Option<Receipt>,
+}

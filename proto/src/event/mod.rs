@@ -1,0 +1,52 @@
+//! Events: decoded facts about what a node's processes did. Immutable.
+//!
+//! The domain types mirror `shrike.event.v1`, with what can be absent as
+//! `Option` and what is an enumeration as one. The conversion to and from the
+//! wire is in [`wire`](self::wire) and nowhere else.
+
+mod fact;
+mod process;
+mod verdict;
+mod wire;
+
+pub use fact::{Exec, Exit, Fact, Fork, Kind, Open, ResolvedPath};
+pub use process::{Ancestor, Process};
+pub use verdict::{Action, Outcome, Receipt, Verdict};
+pub use wire::WireError;
+
+use crate::id::{Epoch, Generation, NodeId, SequenceNumber};
+
+/// One fact that a node's kernel reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Position in the agent's epoch, from 1.
+    pub sequence: SequenceNumber,
+    /// Wall clock in Unix nanoseconds.
+    pub time_unix_ns: i64,
+    /// `CLOCK_BOOTTIME` in nanoseconds when the hook ran.
+    pub boot_time_ns: u64,
+    /// CPU that ran the hook.
+    pub cpu: u32,
+    /// The record's number on that CPU.
+    pub cpu_sequence: u64,
+    /// Policy generation that judged the event.
+    pub generation: Generation,
+    /// The process that acted: for a fork the parent, for an exec the new
+    /// image.
+    pub process: Process,
+    /// `None` when no rule matched.
+    pub verdict: Option<Verdict>,
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// An event and where it came from: what queries and tails deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// The node that reported it.
+    pub node: NodeId,
+    /// The epoch that its sequence number counts in.
+    pub epoch: Epoch,
+    /// The event.
+    pub event: Event,
+}
