@@ -96,3 +96,64 @@ impl Extractor for MetadataExtractor<'_> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+    use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    /// Runs `test` with spans that have trace IDs, exported to nowhere.
+    fn with_traces(test: impl FnOnce()) {
+        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+        let provider = SdkTracerProvider::builder().build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), test);
+    }
+
+    fn trace_id(span: &Span) -> opentelemetry::trace::TraceId {
+        span.context().span().span_context().trace_id()
+    }
+
+    #[test]
+    fn metadata_carries_the_trace_to_the_server() {
+        with_traces(|| {
+            let client = tracing::info_span!("client");
+            let mut metadata = MetadataMap::new();
+            client.in_scope(|| inject(&mut metadata));
+            let server = tracing::info_span!("server");
+            extract(&server, &metadata);
+            assert_eq!(trace_id(&server), trace_id(&client));
+        });
+    }
+
+    #[test]
+    fn traceparent_carries_the_trace_in_a_message() {
+        with_traces(|| {
+            let sender = tracing::info_span!("sender");
+            let field = sender.in_scope(traceparent);
+            assert!(field.starts_with("00-"), "{field:?}");
+            let receiver = tracing::info_span!("receiver");
+            continue_from(&receiver, &field);
+            assert_eq!(trace_id(&receiver), trace_id(&sender));
+        });
+    }
+
+    #[test]
+    fn malformed_traceparent_starts_a_trace_of_its_own() {
+        with_traces(|| {
+            for field in ["", "00-zz", "00-00000000000000000000000000000000-0-0", "\u{0}"] {
+                let span = tracing::info_span!("receiver");
+                continue_from(&span, field);
+                link_to(&span, field);
+                assert_ne!(
+                    trace_id(&span),
+                    opentelemetry::trace::TraceId::INVALID,
+                    "{field:?}"
+                );
+            }
+        });
+    }
+}
