@@ -7,6 +7,8 @@
 //! and never stops a process that it did not start.
 
 pub mod build;
+pub mod demo;
+pub mod fleet;
 pub mod layout;
 pub mod outside;
 pub mod progress;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use shrike_integration::demo::{self, Afterwards};
 use shrike_integration::layout::Layout;
 use shrike_integration::setup::{self, Need};
 
@@ -24,6 +25,12 @@ enum Command {
         /// Only what building takes: no kernels, no QEMU.
         #[arg(long)]
         build_only: bool,
+    },
+    /// The main job on two real kernels, from nothing to a proven kill.
+    Demo {
+        /// Leave everything running at the end and say what to try.
+        #[arg(long)]
+        keep: bool,
     },
     /// Boots a machine and runs a command in it.
     Vm(vm::Vm),
@@ -45,6 +52,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup { build_only } => {
             let need = if build_only { Need::Build } else { Need::Machines };
             setup::prepare(&layout, need)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo { keep } => {
+            let afterwards = if keep { Afterwards::Keep } else { Afterwards::Stop };
+            demo::run(&layout, afterwards)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Vm(vm) => vm.run(&layout),
