@@ -7,6 +7,7 @@
 //! `TryFrom` beside each type, and are never a bare `String` again.
 
 pub mod batch;
+pub mod escape;
 pub mod event;
 pub mod id;
 pub mod identity;

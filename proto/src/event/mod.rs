@@ -4,8 +4,16 @@
 //! `Option` and what is an enumeration as one. The conversion to and from the
 //! wire is in [`wire`](self::wire) and nowhere else.
 
+#[cfg(feature = "present")]
+pub mod compact;
+#[cfg(feature = "present")]
+mod errno;
 mod fact;
+#[cfg(feature = "present")]
+pub mod json;
 mod process;
+#[cfg(all(test, feature = "present"))]
+mod sample;
 mod verdict;
 mod wire;
 

@@ -1,0 +1,501 @@
+//! Events as JSON: one flat-ish object, the same from `shrikectl events` and
+//! `shrike-agent watch`.
+//!
+//! Every field is always there; what is unknown or does not apply is `null`,
+//! save that only the object of the event's own kind (`exec`, `open`, `fork`,
+//! `exit`) appears. Strings that come from the kernel are in the form of
+//! [`lossless`]: UTF-8 as it is, other bytes as `\xNN`.
+//!
+//! ```text
+//! node  epoch  sequence          where it was reported, and its place there
+//! time                           RFC 3339, UTC, nanoseconds
+//! boot_time_ns  cpu  cpu_sequence
+//! kind                           exec | open | fork | exit
+//! generation                     policy generation that judged it
+//! process   { pid tid start_boot_ns ppid parent_start_boot_ns uid gid euid egid user
+//!             comm exe cgroup_id cgroup container_id from_proc
+//!             ancestors [ { pid start_boot_ns comm exe } ] }
+//! verdict   { action policy rule outcome signal_result } or null
+//! exec      { syscall result error path_as_asked file interpreter argv
+//!             argv_truncated from_user_memory directory_fd flags }
+//! open      { syscall result error path_as_asked path_as_asked_truncated file
+//!             access flags mode directory_fd from_user_memory }
+//! fork      { child_pid child_tid child_start_boot_ns child_comm }
+//! exit      { code signal core_dumped duration_ns
+//!             receipt { generation policy rule signal_result died_by_it
+//!                       verdict_sequence } or null }
+//! file      { path device inode unresolved } or null; device is MAJOR:MINOR
+//! ```
+//!
+//! Numbers are whole and up to 64 bits wide: a reader that keeps them as
+//! doubles loses the last digits of those above 2^53.
+
+use std::{borrow::Cow, io};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    Ancestor, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt, ResolvedPath, StoredEvent,
+    Verdict, errno,
+};
+use crate::escape::lossless;
+
+/// Returns the event as a JSON object.
+pub fn to_json(stored: &StoredEvent) -> serde_json::Value {
+    serde_json::to_value(EventView::from(stored)).expect("views have string keys only")
+}
+
+/// Writes the event as one line of JSON, with its line feed.
+///
+/// # Errors
+/// When `out` fails.
+pub fn write_json(out: &mut impl io::Write, stored: &StoredEvent) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &EventView::from(stored)).map_err(io::Error::from)?;
+    out.write_all(b"\n")
+}
+
+/// Formats Unix nanoseconds as RFC 3339 with nanoseconds, in UTC.
+pub fn format_time(unix_ns: i64) -> String {
+    let timestamp = Timestamp::from_nanosecond(unix_ns.into())
+        .expect("64 bits of nanoseconds are the years 1677 to 2262");
+    format!("{timestamp:.9}")
+}
+
+#[derive(Serialize)]
+struct EventView<'a> {
+    node: &'a str,
+    epoch: String,
+    sequence: u64,
+    time: String,
+    boot_time_ns: u64,
+    cpu: u32,
+    cpu_sequence: u64,
+    kind: &'static str,
+    generation: u64,
+    process: ProcessView<'a>,
+    verdict: Option<VerdictView<'a>>,
+    #[serde(flatten)]
+    fact: FactView<'a>,
+}
+
+impl<'a> From<&'a StoredEvent> for EventView<'a> {
+    fn from(stored: &'a StoredEvent) -> Self {
+        let event = &stored.event;
+        Self {
+            node: stored.node.as_str(),
+            epoch: stored.epoch.to_string(),
+            sequence: event.sequence.0,
+            time: format_time(event.time_unix_ns),
+            boot_time_ns: event.boot_time_ns,
+            cpu: event.cpu,
+            cpu_sequence: event.cpu_sequence,
+            kind: event.fact.kind().as_str(),
+            generation: event.generation.0,
+            process: (&event.process).into(),
+            verdict: event.verdict.as_ref().map(Into::into),
+            fact: (&event.fact).into(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ProcessView<'a> {
+    pid: u32,
+    tid: u32,
+    start_boot_ns: u64,
+    ppid: u32,
+    parent_start_boot_ns: u64,
+    uid: u32,
+    gid: u32,
+    euid: u32,
+    egid: u32,
+    user: Option<&'a str>,
+    comm: Cow<'a, str>,
+    exe: Option<Cow<'a, str>>,
+    cgroup_id: u64,
+    cgroup: Option<Cow<'a, str>>,
+    container_id: Option<&'a str>,
+    from_proc: bool,
+    ancestors: Vec<AncestorView<'a>>,
+}
+
+impl<'a> From<&'a Process> for ProcessView<'a> {
+    fn from(process: &'a Process) -> Self {
+        Self {
+            pid: process.tgid,
+            tid: process.tid,
+            start_boot_ns: process.start_boot_ns,
+            ppid: process.parent_tgid,
+            parent_start_boot_ns: process.parent_start_boot_ns,
+            uid: process.uid,
+            gid: process.gid,
+            euid: process.euid,
+            egid: process.egid,
+            user: known_text(&process.user),
+            comm: lossless(&process.comm),
+            exe: known(&process.exe),
+            cgroup_id: process.cgroup_id,
+            cgroup: known(&process.cgroup_path),
+            container_id: known_text(&process.container_id),
+            from_proc: process.from_proc,
+            ancestors: process.ancestors.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct AncestorView<'a> {
+    pid: u32,
+    start_boot_ns: u64,
+    comm: Cow<'a, str>,
+    exe: Option<Cow<'a, str>>,
+}
+
+impl<'a> From<&'a Ancestor> for AncestorView<'a> {
+    fn from(ancestor: &'a Ancestor) -> Self {
+        Self {
+            pid: ancestor.tgid,
+            start_boot_ns: ancestor.start_boot_ns,
+            comm: lossless(&ancestor.comm),
+            exe: known(&ancestor.exe),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct VerdictView<'a> {
+    action: &'static str,
+    policy: &'a str,
+    rule: &'a str,
+    outcome: &'static str,
+    signal_result: Option<i32>,
+}
+
+impl<'a> From<&'a Verdict> for VerdictView<'a> {
+    fn from(verdict: &'a Verdict) -> Self {
+        Self {
+            action: verdict.action.as_str(),
+            policy: verdict.policy.as_str(),
+            rule: verdict.rule.as_str(),
+            outcome: outcome_name(verdict.outcome),
+            signal_result: match verdict.outcome {
+                Outcome::SignalSent => Some(0),
+                Outcome::SignalFailed(errno) => Some(errno),
+                Outcome::Noted
+                | Outcome::Observed
+                | Outcome::SparedInit
+                | Outcome::SparedKernelThread
+                | Outcome::SparedAgent => None,
+            },
+        }
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Noted => "noted",
+        Outcome::Observed => "observed",
+        Outcome::SignalSent => "signal-sent",
+        Outcome::SignalFailed(_) => "signal-failed",
+        Outcome::SparedInit => "spared-init",
+        Outcome::SparedKernelThread => "spared-kernel-thread",
+        Outcome::SparedAgent => "spared-agent",
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum FactView<'a> {
+    Exec(ExecView<'a>),
+    Open(OpenView<'a>),
+    Fork(ForkView<'a>),
+    Exit(ExitView<'a>),
+}
+
+impl<'a> From<&'a Fact> for FactView<'a> {
+    fn from(fact: &'a Fact) -> Self {
+        match fact {
+            Fact::Exec(exec) => Self::Exec(exec.into()),
+            Fact::Open(open) => Self::Open(open.into()),
+            Fact::Fork(fork) => Self::Fork(fork.into()),
+            Fact::Exit(exit) => Self::Exit(exit.into()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ExecView<'a> {
+    syscall: Option<&'a str>,
+    result: i32,
+    error: Option<&'static str>,
+    path_as_asked: Cow<'a, str>,
+    file: Option<FileView<'a>>,
+    interpreter: Option<Cow<'a, str>>,
+    argv: Vec<Cow<'a, str>>,
+    argv_truncated: bool,
+    from_user_memory: bool,
+    directory_fd: i32,
+    flags: u32,
+}
+
+impl<'a> From<&'a Exec> for ExecView<'a> {
+    fn from(exec: &'a Exec) -> Self {
+        Self {
+            syscall: known_text(&exec.syscall),
+            result: exec.result,
+            error: errno::name(exec.result),
+            path_as_asked: lossless(&exec.path_as_asked),
+            file: exec.file.as_ref().map(Into::into),
+            interpreter: known(&exec.interpreter),
+            argv: exec.argv.iter().map(|argument| lossless(argument)).collect(),
+            argv_truncated: exec.argv_truncated,
+            from_user_memory: exec.from_user_memory,
+            directory_fd: exec.directory_fd,
+            flags: exec.flags,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct OpenView<'a> {
+    syscall: Option<&'a str>,
+    result: i32,
+    error: Option<&'static str>,
+    path_as_asked: Cow<'a, str>,
+    path_as_asked_truncated: bool,
+    file: Option<FileView<'a>>,
+    access: &'static str,
+    flags: u32,
+    mode: u32,
+    directory_fd: i32,
+    from_user_memory: bool,
+}
+
+impl<'a> From<&'a Open> for OpenView<'a> {
+    fn from(open: &'a Open) -> Self {
+        Self {
+            syscall: known_text(&open.syscall),
+            result: open.result,
+            error: errno::name(open.result),
+            path_as_asked: lossless(&open.path_as_asked),
+            path_as_asked_truncated: open.path_as_asked_truncated,
+            file: open.file.as_ref().map(Into::into),
+            access: access_name(open.flags),
+            flags: open.flags,
+            mode: open.mode,
+            directory_fd: open.directory_fd,
+            from_user_memory: open.from_user_memory,
+        }
+    }
+}
+
+/// Returns what open(2) flags ask for: `read`, `write`, `read-write`, or
+/// `path` for a descriptor that can do neither.
+///
+/// Source: include/uapi/asm-generic/fcntl.h; these bits are the same on every
+/// architecture that Shrike builds for.
+pub(super) fn access_name(flags: u32) -> &'static str {
+    const O_ACCMODE: u32 = 0o3;
+    const O_WRONLY: u32 = 0o1;
+    const O_RDWR: u32 = 0o2;
+    const O_PATH: u32 = 0o10_000_000;
+    if flags & O_PATH != 0 {
+        return "path";
+    }
+    match flags & O_ACCMODE {
+        O_WRONLY => "write",
+        // 3 asks for the permission to do both, and gets neither (open(2)).
+        O_RDWR | O_ACCMODE => "read-write",
+        _ => "read",
+    }
+}
+
+#[derive(Serialize)]
+struct FileView<'a> {
+    path: Option<Cow<'a, str>>,
+    device: String,
+    inode: u64,
+    unresolved: bool,
+}
+
+impl<'a> From<&'a ResolvedPath> for FileView<'a> {
+    fn from(file: &'a ResolvedPath) -> Self {
+        Self {
+            path: known(&file.path),
+            // include/linux/kdev_t.h: MINORBITS is 20.
+            device: format!("{}:{}", file.device >> 20, file.device & 0xf_ffff),
+            inode: file.inode,
+            unresolved: file.unresolved,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ForkView<'a> {
+    child_pid: u32,
+    child_tid: u32,
+    child_start_boot_ns: u64,
+    child_comm: Cow<'a, str>,
+}
+
+impl<'a> From<&'a Fork> for ForkView<'a> {
+    fn from(fork: &'a Fork) -> Self {
+        Self {
+            child_pid: fork.child_tgid,
+            child_tid: fork.child_tid,
+            child_start_boot_ns: fork.child_start_boot_ns,
+            child_comm: lossless(&fork.child_comm),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ExitView<'a> {
+    code: u32,
+    signal: u32,
+    core_dumped: bool,
+    duration_ns: Option<u64>,
+    receipt: Option<ReceiptView<'a>>,
+}
+
+impl<'a> From<&'a Exit> for ExitView<'a> {
+    fn from(exit: &'a Exit) -> Self {
+        Self {
+            code: exit.code,
+            signal: exit.signal,
+            core_dumped: exit.core_dumped,
+            duration_ns: (exit.duration_ns != 0).then_some(exit.duration_ns),
+            receipt: exit.receipt.as_ref().map(Into::into),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ReceiptView<'a> {
+    generation: u64,
+    policy: &'a str,
+    rule: &'a str,
+    signal_result: i32,
+    died_by_it: bool,
+    verdict_sequence: u64,
+}
+
+impl<'a> From<&'a Receipt> for ReceiptView<'a> {
+    fn from(receipt: &'a Receipt) -> Self {
+        Self {
+            generation: receipt.generation.0,
+            policy: receipt.policy.as_str(),
+            rule: receipt.rule.as_str(),
+            signal_result: receipt.signal_result,
+            died_by_it: receipt.died_by_it,
+            verdict_sequence: receipt.verdict_sequence.0,
+        }
+    }
+}
+
+fn known(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    (!bytes.is_empty()).then(|| lossless(bytes))
+}
+
+fn known_text(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::sample, *};
+
+    #[test]
+    fn killed_open_has_every_documented_field() {
+        let stored = sample::killed_open();
+        assert_eq!(
+            to_json(&stored),
+            json!({
+                "node": "web-1",
+                "epoch": "07070707070707070707070707070707",
+                "sequence": 41,
+                "time": "2026-11-22T15:00:00.000000001Z",
+                "boot_time_ns": 5_000_000_000_u64,
+                "cpu": 1,
+                "cpu_sequence": 12,
+                "kind": "open",
+                "generation": 3,
+                "process": {
+                    "pid": 4312, "tid": 4312, "start_boot_ns": 4_900_000_000_u64,
+                    "ppid": 1200, "parent_start_boot_ns": 100_u64,
+                    "uid": 1000, "gid": 1000, "euid": 0, "egid": 0,
+                    "user": "mallory", "comm": "cat", "exe": "/usr/bin/cat",
+                    "cgroup_id": 77, "cgroup": "/user.slice", "container_id": null,
+                    "from_proc": false,
+                    "ancestors": [{
+                        "pid": 1200, "start_boot_ns": 100, "comm": "bash", "exe": null,
+                    }],
+                },
+                "verdict": {
+                    "action": "kill", "policy": "protect-credentials", "rule": "shadow",
+                    "outcome": "signal-sent", "signal_result": 0,
+                },
+                "open": {
+                    "syscall": "openat", "result": 0, "error": null,
+                    "path_as_asked": "/etc/shadow", "path_as_asked_truncated": false,
+                    "file": {
+                        "path": "/etc/shadow", "device": "8:1", "inode": 1234,
+                        "unresolved": false,
+                    },
+                    "access": "read", "flags": 0, "mode": 0, "directory_fd": -100,
+                    "from_user_memory": false,
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn receipt_stands_in_the_exit() {
+        let value = to_json(&sample::killed_exit());
+        assert_eq!(value["exit"]["signal"], 9);
+        assert_eq!(value["exit"]["receipt"]["rule"], "shadow");
+        assert_eq!(value["exit"]["receipt"]["died_by_it"], true);
+        assert_eq!(value["verdict"], serde_json::Value::Null);
+        assert_eq!(value.get("open"), None);
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_kept() {
+        let mut stored = sample::killed_open();
+        stored.event.process.comm = b"a\xffb".to_vec();
+        assert_eq!(to_json(&stored)["process"]["comm"], r"a\xffb");
+    }
+
+    #[test]
+    fn line_and_value_are_the_same_object() {
+        let stored = sample::killed_exit();
+        let mut line = Vec::new();
+        write_json(&mut line, &stored).unwrap();
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&line).unwrap(),
+            to_json(&stored)
+        );
+    }
+
+    #[test]
+    fn every_time_can_be_written() {
+        let check = |unix_ns: i64, expect: &str| assert_eq!(format_time(unix_ns), expect);
+        check(0, "1970-01-01T00:00:00.000000000Z");
+        check(i64::MAX, "2262-04-11T23:47:16.854775807Z");
+        check(i64::MIN, "1677-09-21T00:12:43.145224192Z");
+    }
+
+    #[test]
+    fn access_follows_the_flags() {
+        let check = |flags: u32, expect: &str| assert_eq!(access_name(flags), expect);
+        check(0, "read");
+        check(0o1 | 0o100, "write");
+        check(0o2, "read-write");
+        check(0o3, "read-write");
+        check(0o10_000_000, "path");
+    }
+}
