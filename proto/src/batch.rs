@@ -127,11 +127,24 @@ pub fn seal(epoch: Epoch, first_sequence: SequenceNumber, events: Vec<Event>) ->
     }
 }
 
-/// Unpacks and checks a batch from the wire or from disk.
+/// Unpacks and checks a batch from the wire.
 ///
 /// # Errors
 /// [`BatchError`] names the first check that failed.
 pub fn open(batch: &ingest::Batch) -> Result<Vec<Event>, BatchError> {
+    decode(
+        &unpack(batch)?,
+        SequenceNumber(batch.first_sequence),
+        batch.count,
+    )
+}
+
+/// Checks a batch's header and checksum and decompresses its payload into an
+/// encoded event list, which [`decode`] reads.
+///
+/// # Errors
+/// [`BatchError`] names the first check that failed.
+pub fn unpack(batch: &ingest::Batch) -> Result<Vec<u8>, BatchError> {
     Epoch::from_wire(&batch.epoch)?;
     check_size("events", batch.count as usize, BATCH_EVENTS_MAX)?;
     check_size("lost ranges", batch.lost.len(), BATCH_LOST_RANGES_MAX)?;
@@ -142,21 +155,31 @@ pub fn open(batch: &ingest::Batch) -> Result<Vec<Event>, BatchError> {
             computed,
         });
     }
-    let list = match ingest::Codec::try_from(batch.codec) {
-        Ok(ingest::Codec::Zstd) => {
-            let raw = zstd::bulk::decompress(&batch.payload, BATCH_BYTES_MAX)
-                .map_err(BatchError::Decompress)?;
-            event_wire::EventList::decode(raw.as_slice())?
-        }
+    match ingest::Codec::try_from(batch.codec) {
+        Ok(ingest::Codec::Zstd) => zstd::bulk::decompress(&batch.payload, BATCH_BYTES_MAX)
+            .map_err(BatchError::Decompress),
         Ok(ingest::Codec::None) => {
             check_size("payload bytes", batch.payload.len(), BATCH_BYTES_MAX)?;
-            event_wire::EventList::decode(batch.payload.as_slice())?
+            Ok(batch.payload.clone())
         }
-        Ok(ingest::Codec::Unspecified) | Err(_) => return Err(BatchError::Codec(batch.codec)),
-    };
-    if list.events.len() != batch.count as usize {
+        Ok(ingest::Codec::Unspecified) | Err(_) => Err(BatchError::Codec(batch.codec)),
+    }
+}
+
+/// Decodes an event list that must hold exactly the `count` events from
+/// `first_sequence` on.
+///
+/// # Errors
+/// [`BatchError`] names the first event that is not as expected.
+pub fn decode(
+    raw: &[u8],
+    first_sequence: SequenceNumber,
+    count: u32,
+) -> Result<Vec<Event>, BatchError> {
+    let list = event_wire::EventList::decode(raw)?;
+    if list.events.len() != count as usize {
         return Err(BatchError::Count {
-            claimed: batch.count,
+            claimed: count,
             actual: list.events.len(),
         });
     }
@@ -164,7 +187,7 @@ pub fn open(batch: &ingest::Batch) -> Result<Vec<Event>, BatchError> {
         .into_iter()
         .enumerate()
         .map(|(index, event)| {
-            let expected = batch.first_sequence.wrapping_add(index as u64);
+            let expected = first_sequence.0.wrapping_add(index as u64);
             if event.sequence != expected {
                 return Err(BatchError::Sequence {
                     index,

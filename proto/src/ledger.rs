@@ -29,11 +29,14 @@ pub enum LossReason {
     AgentUndecodable,
     /// The collector would not take it.
     Quarantined,
+    /// The agent had it acknowledged, but the collector's store does not have
+    /// it: the store was replaced or damaged.
+    StoreMissing,
 }
 
 impl LossReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::KernelRingFull,
         Self::KernelPendingFull,
         Self::KernelOversize,
@@ -42,6 +45,7 @@ impl LossReason {
         Self::AgentQueueFull,
         Self::AgentUndecodable,
         Self::Quarantined,
+        Self::StoreMissing,
     ];
 
     /// Returns the name that people see.
@@ -55,6 +59,7 @@ impl LossReason {
             Self::AgentQueueFull => "agent-queue-full",
             Self::AgentUndecodable => "agent-undecodable",
             Self::Quarantined => "quarantined",
+            Self::StoreMissing => "store-missing",
         }
     }
 
@@ -70,6 +75,7 @@ impl LossReason {
             wire::LossReason::AgentQueueFull => Self::AgentQueueFull,
             wire::LossReason::AgentUndecodable => Self::AgentUndecodable,
             wire::LossReason::Quarantined => Self::Quarantined,
+            wire::LossReason::StoreMissing => Self::StoreMissing,
         })
     }
 }
@@ -85,6 +91,7 @@ impl From<LossReason> for wire::LossReason {
             LossReason::AgentQueueFull => Self::AgentQueueFull,
             LossReason::AgentUndecodable => Self::AgentUndecodable,
             LossReason::Quarantined => Self::Quarantined,
+            LossReason::StoreMissing => Self::StoreMissing,
         }
     }
 }
@@ -126,7 +133,8 @@ impl Ledger {
                 // A probe that did not run saw nothing.
                 LossReason::KernelProbeMissed
                 | LossReason::AgentQueueFull
-                | LossReason::Quarantined => 0,
+                | LossReason::Quarantined
+                | LossReason::StoreMissing => 0,
             })
             .sum();
         i128::from(self.seen)
