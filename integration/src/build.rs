@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -110,7 +110,33 @@ pub fn run(layout: &Layout, what: What) -> Result<BTreeMap<String, PathBuf>> {
     Ok(executables)
 }
 
+/// How tests learn where the programs are.
+const VARIABLES: [&str; 4] = [
+    "SHRIKE_TEST_AGENT",
+    "SHRIKE_TEST_COLLECTOR",
+    "SHRIKE_TEST_CTL",
+    "SHRIKE_TEST_GUEST",
+];
+
 impl Binaries {
+    /// The variables that hand these programs to a test.
+    pub fn environment(&self) -> [(&'static str, &Path); 4] {
+        let paths = [&*self.agent, &*self.collector, &*self.ctl, &*self.guest];
+        std::array::from_fn(|index| (VARIABLES[index], paths[index]))
+    }
+
+    /// The programs that [`Self::environment`] handed over; `None` outside
+    /// `cargo xtask test`.
+    pub fn from_environment() -> Option<Self> {
+        let [agent, collector, ctl, guest] = VARIABLES.map(std::env::var_os);
+        Some(Self {
+            agent: agent?.into(),
+            collector: collector?.into(),
+            ctl: ctl?.into(),
+            guest: guest?.into(),
+        })
+    }
+
     /// Picks the programs from what a build made.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 
 mod console;
 mod script;
-mod trace;
+pub mod trace;
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,8 @@
 //! `shrikectl`, as an administrator runs it.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -152,6 +153,32 @@ impl Ctl {
                 serde_json::from_str(line).with_context(|| format!("not a JSON object: {line}"))
             })
             .collect()
+    }
+
+    /// How many stored events there are, without keeping them.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub fn count_events(&self, filters: &[&str]) -> Result<u64> {
+        let arguments = [&["events", "-o", "compact"], filters].concat();
+        let mut child = self
+            .command(&arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start shrikectl")?;
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        let mut lines = 0;
+        for line in BufReader::new(stdout).split(b'\n') {
+            line?;
+            lines += 1;
+        }
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("shrikectl {} ended with {status}", arguments.join(" "));
+        }
+        Ok(lines)
     }
 
     /// The nodes as the collector knows them.

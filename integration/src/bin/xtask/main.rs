@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, demo, tests and benchmarks on a fresh machine.
 
+mod test;
 mod vm;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Every test, real kernels included.
+    Test(test::Test),
     /// Boots a machine and runs a command in it.
     Vm(vm::Vm),
 }
@@ -59,6 +62,7 @@ fn run(command: Command) -> Result<ExitCode> {
             demo::run(&layout, afterwards)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Test(test) => test.run(&layout),
         Command::Vm(vm) => vm.run(&layout),
     }
 }

@@ -1,0 +1,76 @@
+//! `shrike-agent watch`: the kernel side on one machine, without a collector.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use shrike_integration::setup::Kernel;
+use shrike_integration::vm::{Machine, Outcome, Spec};
+
+use super::Claim;
+use super::fixture::{Fixture, insist};
+
+pub const CLAIMS: &[Claim] = &[
+    Claim("watch_prints_events_and_leaves_nothing_behind", watch),
+    Claim("a_kernel_without_btf_is_refused_in_one_line", without_btf),
+];
+
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// SIGTERM.
+const TERMINATE: i32 = 15;
+
+fn boot(fixture: &Fixture, name: &str, kernel: Kernel) -> Result<Machine> {
+    let spec = Spec::new(name, kernel).program(&fixture.binaries.agent, "/usr/bin/shrike-agent");
+    Machine::boot(&fixture.layout, &fixture.binaries.guest, spec)
+}
+
+fn watch(fixture: &mut Fixture) -> Result<()> {
+    for kernel in Kernel::ALL {
+        let machine = boot(fixture, "alone", kernel)?;
+        machine.write(
+            "/tmp/policy.yaml",
+            0o644,
+            b"apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: alone}\nspec:\n  mode: \
+              enforce\n  rules:\n    - {name: netcat, on: exec, comm: [nc], action: kill}\n",
+        )?;
+        let job = machine
+            .command("shrike-agent")
+            .args(["watch", "--policy", "/tmp/policy.yaml", "-o", "json"])
+            .spawn()?;
+        job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
+            let stderr = String::from_utf8_lossy(stderr);
+            stderr.lines().any(|line| line.trim() == "ready").then_some(())
+        })?;
+        insist(&machine, &["cat", "/etc/debian_version"], Outcome::SUCCESS)?;
+        insist(&machine, &["nc", "-h"], Outcome::Signal(9))?;
+        job.wait_for(READY_TIMEOUT, "prints the kill's receipt", |stdout, _| {
+            let stdout = String::from_utf8_lossy(stdout);
+            stdout.contains("\"died_by_it\":true").then_some(())
+        })?;
+        job.signal(TERMINATE)?;
+        let finished = job.wait(READY_TIMEOUT)?;
+        ensure!(finished.outcome == Outcome::SUCCESS, "watch: {:?}", finished.outcome);
+        for line in finished.stdout_text().lines() {
+            let event: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            ensure!(event["kind"].is_string() && event["process"]["pid"].is_u64(), "{event}");
+        }
+        ensure!(
+            finished.stdout_text().contains("/etc/debian_version"),
+            "the open is missing"
+        );
+        insist(&machine, &["nc", "-h"], Outcome::SUCCESS).context("after watch has ended")?;
+    }
+    Ok(())
+}
+
+fn without_btf(fixture: &mut Fixture) -> Result<()> {
+    let machine = boot(fixture, "no-btf", Kernel::V6_1)?;
+    machine.shell("mount -t tmpfs tmpfs /sys/kernel/btf")?;
+    let ran = machine.command("shrike-agent").arg("watch").run()?;
+    let said = ran.stderr_text();
+    ensure!(ran.outcome == Outcome::Code(5), "{:?}:\n{said}", ran.outcome);
+    ensure!(said.contains("CONFIG_DEBUG_INFO_BTF"), "the option is not named:\n{said}");
+    ensure!(!said.contains("panicked"), "it panicked:\n{said}");
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Acknowledged means durable: collectors and agents that stop and crash.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Claim;
+use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT};
+
+pub const CLAIMS: &[Claim] = &[
+    Claim("a_stopped_and_restarted_collector_loses_nothing", stopped),
+    Claim("a_crashed_collector_loses_and_doubles_nothing", crashed),
+    Claim("a_policy_stays_in_force_while_the_collector_is_away", enforcement_goes_on),
+    Claim("a_restarted_agent_goes_on_where_it_was", restarted_agent),
+];
+
+const FILES: usize = 300;
+
+/// Touches numbered files on every node.
+fn touch(fixture: &Fixture, mark: &str, numbers: std::ops::Range<usize>) -> Result<()> {
+    for node in &fixture.fleet.nodes {
+        node.machine.shell(&format!(
+            "for n in $(seq {} {}); do : > /tmp/{mark}-$n; done",
+            numbers.start,
+            numbers.end - 1
+        ))?;
+    }
+    Ok(())
+}
+
+/// Insists that each of the numbered files was opened exactly once.
+fn each_once(fixture: &Fixture, mark: &str) -> Result<()> {
+    let prefix = format!("/tmp/{mark}-");
+    let expected: BTreeSet<String> = (0..FILES).map(|n| format!("{prefix}{n}")).collect();
+    for node in &fixture.fleet.nodes {
+        let filters = ["--node", node.name(), "--kind", "open", "--path", &prefix];
+        let paths = fixture.wait_for_events(&filters, |events| {
+            let paths: Vec<String> = events
+                .iter()
+                .filter_map(|event: &Value| event["open"]["file"]["path"].as_str())
+                .map(str::to_owned)
+                .collect();
+            (paths.len() >= FILES).then_some(paths)
+        })?;
+        ensure!(paths.len() == FILES, "{} has {} opens", node.name(), paths.len());
+        let found: BTreeSet<String> = paths.into_iter().collect();
+        ensure!(found == expected, "{} has other opens than were made", node.name());
+    }
+    Ok(())
+}
+
+fn stopped(fixture: &mut Fixture) -> Result<()> {
+    touch(fixture, "claim-stop", 0..100)?;
+    fixture.fleet.collector.stop()?;
+    touch(fixture, "claim-stop", 100..200)?;
+    fixture.fleet.collector.resume()?;
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    touch(fixture, "claim-stop", 200..FILES)?;
+    each_once(fixture, "claim-stop")
+}
+
+fn crashed(fixture: &mut Fixture) -> Result<()> {
+    touch(fixture, "claim-crash", 0..100)?;
+    fixture.fleet.collector.kill()?;
+    touch(fixture, "claim-crash", 100..200)?;
+    fixture.fleet.collector.resume()?;
+    touch(fixture, "claim-crash", 200..250)?;
+    fixture.fleet.collector.kill()?;
+    fixture.fleet.collector.resume()?;
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    touch(fixture, "claim-crash", 250..FILES)?;
+    each_once(fixture, "claim-crash")
+}
+
+fn enforcement_goes_on(fixture: &mut Fixture) -> Result<()> {
+    use shrike_integration::vm::Outcome;
+    fixture.push(
+        "apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: lasting}\nspec:\n  mode: enforce\n  \
+         rules:\n    - {name: netcat, on: exec, comm: [nc], action: kill}\n",
+    )?;
+    fixture.fleet.collector.stop()?;
+    for node in &fixture.fleet.nodes {
+        super::fixture::insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
+    }
+    fixture.fleet.collector.resume()?;
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    // The book came back with the collector: the same generation is in force.
+    fixture.wait_until_applied()?;
+    for node in &fixture.fleet.nodes {
+        super::fixture::insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
+        let filters = ["--node", node.name(), "--verdict", "kill"];
+        fixture.wait_for_events(&filters, |events| {
+            let ours = events.iter().filter(|event| event["verdict"]["policy"] == "lasting");
+            (ours.count() >= 2).then_some(())
+        })?;
+    }
+    Ok(())
+}
+
+fn restarted_agent(fixture: &mut Fixture) -> Result<()> {
+    touch(fixture, "claim-agent", 0..200)?;
+    for node in &mut fixture.fleet.nodes {
+        let finished = node.stop_agent()?;
+        let said = finished.stderr_text();
+        ensure!(!said.contains("panicked"), "the agent panicked:\n{said}");
+        // Nothing of it is left in the kernel.
+        let left = node.machine.shell(
+            "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; \
+             cat /sys/kernel/debug/kprobes/list; ls /sys/fs/bpf",
+        )?;
+        ensure!(left.trim().is_empty(), "on {} is left behind:\n{left}", node.name());
+        node.start_agent()?;
+    }
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    touch(fixture, "claim-agent", 200..FILES)?;
+    each_once(fixture, "claim-agent")?;
+    fixture
+        .fleet
+        .settle(ARRIVAL_TIMEOUT)
+        .context("after the agents' restart")
+}
