@@ -4,6 +4,8 @@
 //! person writes a policy is `document`'s business, how a kernel carries it
 //! out the agent's.
 
+#[cfg(feature = "document")]
+pub mod document;
 mod rule;
 mod set;
 mod wire;
