@@ -1,0 +1,169 @@
+//! What a query or tail says about itself at its end: how many events, and
+//! whether that is all of them.
+
+use shrike_proto::{
+    escape::Terminal,
+    event::WireError,
+    ledger::LossReason,
+    wire::{admin::QuerySummary, event::LossCount},
+};
+
+use crate::output::Output;
+
+/// Counts that grow while events are printed.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    pub(super) printed: u64,
+    /// Events that the collector left out because we read too slowly.
+    pub(super) skipped: u64,
+    unreadable: u64,
+    first_unreadable: Option<WireError>,
+    query: Option<QuerySummary>,
+    limit: Option<u64>,
+    following: bool,
+}
+
+impl Summary {
+    pub(super) fn follow(&mut self) {
+        self.following = true;
+    }
+
+    pub(super) fn end(&mut self, summary: QuerySummary, limit: Option<u64>) {
+        self.query = Some(summary);
+        self.limit = limit;
+    }
+
+    pub(super) fn unreadable(&mut self, error: WireError) {
+        self.unreadable += 1;
+        self.first_unreadable.get_or_insert(error);
+    }
+
+    pub(super) fn report(&self, output: &Output) {
+        output.note(&self.to_string());
+        if let Some(error) = &self.first_unreadable {
+            output.warning(&format!(
+                "{} events are of a form that this version cannot read (the first: {error})",
+                self.unreadable
+            ));
+        }
+    }
+
+    fn gaps(&self) -> Vec<String> {
+        let mut gaps: Vec<String> = self
+            .query
+            .iter()
+            .flat_map(|query| &query.losses)
+            .filter(|loss| loss.lost.iter().any(|loss| loss.count > 0))
+            .map(|loss| {
+                format!(
+                    "{} lost {}",
+                    Terminal::text(&loss.node),
+                    counts(&loss.lost)
+                )
+            })
+            .collect();
+        if self.skipped > 0 {
+            gaps.push(format!(
+                "{} skipped because they were read too slowly: query them",
+                self.skipped
+            ));
+        }
+        gaps
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plural = if self.printed == 1 { "" } else { "s" };
+        write!(f, "{} event{plural}", self.printed)?;
+        if let Some(query) = &self.query {
+            write!(
+                f,
+                " from {} blocks ({} skipped by their footers)",
+                query.blocks_read, query.blocks_pruned
+            )?;
+        }
+        let gaps = self.gaps();
+        if !gaps.is_empty() {
+            return write!(f, "; INCOMPLETE: {}", gaps.join("; "));
+        }
+        match (&self.query, self.limit) {
+            _ if self.following => f.write_str("; nothing skipped"),
+            (None, _) => Ok(()),
+            (Some(_), Some(limit)) if self.printed >= limit => {
+                f.write_str("; the limit was reached, there may be more")
+            }
+            (Some(_), _) => f.write_str("; complete"),
+        }
+    }
+}
+
+fn counts(lost: &[LossCount]) -> String {
+    let counts: Vec<String> = lost
+        .iter()
+        .filter(|loss| loss.count > 0)
+        .map(|loss| {
+            let reason = LossReason::from_wire(loss.reason).map_or("unknown", LossReason::as_str);
+            format!("{} ({reason})", loss.count)
+        })
+        .collect();
+    counts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use shrike_proto::wire::{admin::NodeLoss, event::LossReason as WireReason};
+
+    use super::*;
+
+    #[test]
+    fn completeness_is_said() {
+        let check = |summary: &Summary, expect: &str| assert_eq!(summary.to_string(), expect);
+        let mut summary = Summary {
+            printed: 2,
+            ..Summary::default()
+        };
+        summary.end(
+            QuerySummary {
+                matched: 2,
+                blocks_read: 3,
+                blocks_pruned: 4,
+                losses: Vec::new(),
+            },
+            None,
+        );
+        check(&summary, "2 events from 3 blocks (4 skipped by their footers); complete");
+        summary.limit = Some(2);
+        check(
+            &summary,
+            "2 events from 3 blocks (4 skipped by their footers); the limit was reached, there may be more",
+        );
+        summary.query.as_mut().unwrap().losses = vec![NodeLoss {
+            node: "web-1".to_owned(),
+            lost: vec![LossCount {
+                reason: WireReason::KernelRingFull.into(),
+                count: 9,
+            }],
+        }];
+        check(
+            &summary,
+            "2 events from 3 blocks (4 skipped by their footers); INCOMPLETE: web-1 lost 9 (kernel-ring-full)",
+        );
+    }
+
+    #[test]
+    fn skipped_events_of_a_tail_are_said() {
+        let mut summary = Summary {
+            printed: 1,
+            skipped: 5,
+            ..Summary::default()
+        };
+        summary.follow();
+        assert_eq!(
+            summary.to_string(),
+            "1 event; INCOMPLETE: 5 skipped because they were read too slowly: query them"
+        );
+        summary.skipped = 0;
+        assert_eq!(summary.to_string(), "1 event; nothing skipped");
+    }
+}

@@ -1,0 +1,83 @@
+//! Where text goes: data to stdout, everything else to stderr.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anstyle::{AnsiColor, Style};
+use shrike_proto::event::compact::Colour;
+
+use crate::args::ColorWhen;
+
+/// Both streams, and whether each takes colours.
+#[derive(Debug)]
+pub(crate) struct Output {
+    stdout: Colour,
+    stderr: Colour,
+}
+
+impl Output {
+    pub(crate) fn new(when: ColorWhen) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let choose = |terminal: bool| match when {
+            ColorWhen::Always => Colour::Ansi,
+            ColorWhen::Auto if terminal && wanted => Colour::Ansi,
+            ColorWhen::Auto | ColorWhen::Never => Colour::Plain,
+        };
+        Self {
+            stdout: choose(io::stdout().is_terminal()),
+            stderr: choose(io::stderr().is_terminal()),
+        }
+    }
+
+    /// Returns whether data may be coloured.
+    pub(crate) fn colour(&self) -> Colour {
+        self.stdout
+    }
+
+    /// Returns whether what is not data may be coloured.
+    pub(crate) fn error_colour(&self) -> Colour {
+        self.stderr
+    }
+
+    /// Writes data and flushes it.
+    pub(crate) fn write(&self, data: &[u8]) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(data)?;
+        stdout.flush()
+    }
+
+    /// Writes a line of data.
+    pub(crate) fn line(&self, line: &str) -> io::Result<()> {
+        self.write(format!("{line}\n").as_bytes())
+    }
+
+    /// Writes a value as indented JSON.
+    pub(crate) fn json(&self, value: &serde_json::Value) -> io::Result<()> {
+        self.line(&format!("{value:#}"))
+    }
+
+    /// Tells the person something that is not data.
+    pub(crate) fn note(&self, message: &str) {
+        // Without a stderr there is nobody to tell.
+        let _ = writeln!(io::stderr().lock(), "{message}");
+    }
+
+    pub(crate) fn error(&self, message: &str) {
+        self.labelled("error", AnsiColor::Red, message);
+    }
+
+    pub(crate) fn warning(&self, message: &str) {
+        self.labelled("warning", AnsiColor::Yellow, message);
+    }
+
+    pub(crate) fn hint(&self, message: &str) {
+        self.labelled("hint", AnsiColor::Cyan, message);
+    }
+
+    fn labelled(&self, label: &str, colour: AnsiColor, message: &str) {
+        let style = self
+            .stderr
+            .paint(Style::new().bold().fg_color(Some(colour.into())));
+        self.note(&format!("{style}{label}:{style:#} {message}"));
+    }
+}
