@@ -6,6 +6,7 @@
 //! an operator sees. It never loads eBPF into the machine that it runs on
 //! and never stops a process that it did not start.
 
+pub mod bench;
 pub mod build;
 pub mod demo;
 pub mod fleet;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Local, Receiver, poll};
+use super::{Local, poll};
 
 /// Opening a small store and binding a port.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -26,26 +26,33 @@ pub struct Collector {
 }
 
 impl Collector {
-    pub(super) fn start(
+    /// Starts a collector that keeps everything in `folder`, with the
+    /// certificate `collector-main` of `pki`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(
         binary: &Path,
         folder: &Path,
         pki: &Path,
         port: u16,
-        receiver: &Receiver,
+        otlp_endpoint: Option<&str>,
     ) -> Result<Self> {
         let data = folder.join("store");
         let config = folder.join("collector.toml");
         let text = format!(
             "listen = \"127.0.0.1:{port}\"\n\
              data_dir = \"{data}\"\n\
-             otlp_endpoint = \"{otlp}\"\n\
+             {otlp}\n\
              \n\
              [tls]\n\
              ca = \"{pki}/ca.pem\"\n\
              certificate = \"{pki}/collector-main.pem\"\n\
              key = \"{pki}/collector-main.key\"\n",
             data = data.display(),
-            otlp = receiver.endpoint("127.0.0.1"),
+            otlp = otlp_endpoint
+                .map(|endpoint| format!("otlp_endpoint = \"{endpoint}\""))
+                .unwrap_or_default(),
             pki = pki.display(),
         );
         fs::write(&config, text).context("cannot write the collector's configuration")?;

@@ -51,7 +51,9 @@ pub struct NodeRow {
 }
 
 impl Ctl {
-    pub(super) fn new(binary: &Path, pki: &Path, port: u16) -> Self {
+    /// The CLI for a collector on this machine, with the certificates of a
+    /// PKI folder that need not exist yet.
+    pub fn new(binary: &Path, pki: &Path, port: u16) -> Self {
         Self {
             binary: binary.to_owned(),
             pki: pki.to_owned(),
@@ -72,7 +74,10 @@ impl Ctl {
     }
 
     /// Makes the CA.
-    pub(super) fn init_pki(&self, domain: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the CLI refuses.
+    pub fn init_pki(&self, domain: &str) -> Result<()> {
         let pki = self.pki.display().to_string();
         self.insist(&["pki", "init", "--dir", &pki, "--domain", domain])?;
         Ok(())

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use collector::Collector;
-pub use ctl::Ctl;
+pub use ctl::{Ctl, NodeRow};
 pub use node::Node;
 pub use process::{Local, Ran};
 pub use receiver::{Receiver, Span};
@@ -76,7 +76,13 @@ impl Fleet {
 
         let receiver = Receiver::start(layout, folder.path())?;
         let ctl = ctl.exporting_to(&receiver.endpoint("127.0.0.1"));
-        let collector = Collector::start(&binaries.collector, folder.path(), &pki, port, &receiver)?;
+        let collector = Collector::start(
+            &binaries.collector,
+            folder.path(),
+            &pki,
+            port,
+            Some(&receiver.endpoint("127.0.0.1")),
+        )?;
         say(&format!("collector listens on 127.0.0.1:{port}"));
 
         let machines: Vec<Result<Node>> = thread::scope(|scope| {
@@ -191,7 +197,10 @@ pub fn poll<T>(timeout: Duration, mut look: impl FnMut() -> Result<Option<T>>) -
 }
 
 /// A loopback port that nobody listens on.
-fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())
 }

@@ -83,12 +83,19 @@ impl Node {
     /// # Errors
     /// When it cannot be started; that it stays up is seen by its sessions.
     pub fn start_agent(&mut self) -> Result<()> {
-        let job = self
-            .machine
-            .command(AGENT)
-            .args(["run", "--config", CONFIG])
-            .spawn()?;
-        self.agent = Some(job);
+        self.start_agent_with(&[])
+    }
+
+    /// Starts the agent with overrides (`SHRIKE_AGENT_…`).
+    ///
+    /// # Errors
+    /// As [`start_agent`](Self::start_agent).
+    pub fn start_agent_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        let mut command = self.machine.command(AGENT).args(["run", "--config", CONFIG]);
+        for (name, value) in environment {
+            command = command.env(name, value);
+        }
+        self.agent = Some(command.spawn()?);
         Ok(())
     }
 

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Claim;
-use super::fixture::Fixture;
+use shrike_integration::fleet::NodeRow;
+use shrike_integration::vm::Outcome;
 
-pub const CLAIMS: &[Claim] = &[Claim(
-    "two_hundred_thousand_opens_at_full_speed_are_all_accounted_for",
-    burst,
-)];
+use super::Claim;
+use super::fixture::{Fixture, RECONNECT_TIMEOUT};
+
+pub const CLAIMS: &[Claim] = &[
+    Claim("two_hundred_thousand_opens_at_full_speed_are_all_accounted_for", burst),
+    Claim("a_ring_that_is_far_too_small_loses_events_and_counts_every_one", tiny_ring),
+];
 
 const OPENS: u64 = 200_000;
 
@@ -20,44 +23,70 @@ const BURST_TIMEOUT: Duration = Duration::from_secs(300);
 
 fn burst(fixture: &mut Fixture) -> Result<()> {
     for name in ["node-a", "node-b"] {
-        let path = "/tmp/claim-burst";
-        let row = |fixture: &Fixture| {
-            let rows = fixture.fleet.ctl.nodes()?;
-            let row = rows.into_iter().find(|row| row.name == name);
-            row.context("the node is in the list")
-        };
-        fixture.fleet.settle(BURST_TIMEOUT)?;
-        let before = row(fixture)?;
-        let machine = &fixture.fleet.node(name).machine;
-        machine.shell(&format!("touch {path}"))?;
-        let count = OPENS.to_string();
-        let ran = machine
-            .command("/usr/lib/shrike/guest")
-            .args(["work", "opens", "--count", &count, "--threads", "2", "--path", path])
-            .timeout(BURST_TIMEOUT)
-            .run()?;
-        eprintln!("burst on {name}: {}", ran.stdout_text().trim());
-        fixture.fleet.settle(BURST_TIMEOUT)?;
-        let after = row(fixture)?;
-
-        let seen = after.seen - before.seen;
-        let lost = after.lost - before.lost + after.lost_by_agent - before.lost_by_agent;
-        let stored = after.stored - before.stored;
-        let filtered = after.filtered - before.filtered;
-        eprintln!("burst on {name}: seen {seen} = stored {stored} + lost {lost} + filtered {filtered}");
-        ensure!(seen >= OPENS, "{name} saw only {seen} of {OPENS} opens");
-        ensure!(
-            seen == stored + lost + filtered,
-            "{name}: seen {seen}, stored {stored}, lost {lost}, filtered {filtered}"
-        );
-        let counted = fixture
-            .fleet
-            .ctl
-            .count_events(&["--node", name, "--kind", "open", "--path", path])?;
-        ensure!(
-            counted + lost >= OPENS,
-            "{name}: {counted} opens in the store and {lost} lost are less than {OPENS}"
-        );
+        open_and_account(fixture, name, OPENS)?;
     }
     Ok(())
+}
+
+fn tiny_ring(fixture: &mut Fixture) -> Result<()> {
+    for node in &mut fixture.fleet.nodes {
+        node.stop_agent()?;
+        node.start_agent_with(&[("SHRIKE_AGENT_RING_BYTES", "16384")])?;
+    }
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    let mut lost = 0;
+    for name in ["node-a", "node-b"] {
+        lost += open_and_account(fixture, name, OPENS / 10)?;
+    }
+    ensure!(lost > 0, "the ring was not too small after all: the claim proves nothing");
+    for node in &mut fixture.fleet.nodes {
+        node.stop_agent()?;
+        node.start_agent()?;
+    }
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
+}
+
+/// Opens a file again and again and insists that each time is either stored
+/// or counted as lost; returns how many were lost.
+fn open_and_account(fixture: &Fixture, name: &str, opens: u64) -> Result<u64> {
+    let path = format!("/tmp/claim-burst-{opens}");
+    let row = || -> Result<NodeRow> {
+        let rows = fixture.fleet.ctl.nodes()?;
+        let row = rows.into_iter().find(|row| row.name == name);
+        row.context("the node is in the list")
+    };
+    let machine = &fixture.fleet.node(name).machine;
+    machine.shell(&format!("touch {path}"))?;
+    fixture.fleet.settle(BURST_TIMEOUT)?;
+    let before = row()?;
+    let ran = machine
+        .command("/usr/lib/shrike/guest")
+        .args(["work", "opens", "--threads", "2", "--path", &path])
+        .args(["--count", &opens.to_string()])
+        .timeout(BURST_TIMEOUT)
+        .run()?;
+    ensure!(ran.outcome == Outcome::SUCCESS, "the load: {}", ran.stderr_text());
+    fixture.fleet.settle(BURST_TIMEOUT)?;
+    let after = row()?;
+
+    let seen = after.seen - before.seen;
+    let lost = after.lost + after.lost_by_agent - before.lost - before.lost_by_agent;
+    let stored = after.stored - before.stored;
+    let filtered = after.filtered - before.filtered;
+    eprintln!(
+        "{name}: {}; seen {seen} = stored {stored} + lost {lost} + filtered {filtered}",
+        ran.stdout_text().trim()
+    );
+    ensure!(seen >= opens, "{name} saw only {seen} of {opens} opens");
+    ensure!(
+        seen == stored + lost + filtered,
+        "{name}: seen {seen}, stored {stored}, lost {lost}, filtered {filtered}"
+    );
+    let filters = ["--node", name, "--kind", "open", "--path", &path];
+    let counted = fixture.fleet.ctl.count_events(&filters)?;
+    ensure!(
+        counted + lost >= opens,
+        "{name}: {counted} opens in the store and {lost} lost are less than {opens}"
+    );
+    Ok(lost)
 }

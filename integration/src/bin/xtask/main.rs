@@ -3,10 +3,12 @@
 mod test;
 mod vm;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use shrike_integration::bench::{self, Part};
 use shrike_integration::demo::{self, Afterwards};
 use shrike_integration::layout::Layout;
 use shrike_integration::setup::{self, Need};
@@ -32,6 +34,15 @@ enum Command {
         /// Leave everything running at the end and say what to try.
         #[arg(long)]
         keep: bool,
+    },
+    /// What Shrike costs and what it can take; prints ratios.
+    Bench {
+        /// Write every figure here too.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Only these parts.
+        #[arg(value_enum)]
+        parts: Vec<Part>,
     },
     /// Every test, real kernels included.
     Test(test::Test),
@@ -60,6 +71,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { keep } => {
             let afterwards = if keep { Afterwards::Keep } else { Afterwards::Stop };
             demo::run(&layout, afterwards)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench { json, parts } => {
+            let parts = if parts.is_empty() { &Part::ALL } else { &parts[..] };
+            bench::run(&layout, parts, json.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Test(test) => test.run(&layout),

@@ -1,0 +1,71 @@
+//! `cargo xtask bench`: what Shrike costs and what it can take.
+//!
+//! - **kernel**: instructions for one open+close and one fork+exec, with and
+//!   without the agent, in one machine that counts them (`-icount`). The
+//!   agent's own work until everything is delivered is part of the cost.
+//! - **burst**: 200,000 opens at full speed, and what became of each.
+//! - **ingest**: events a second that a collector takes durably over mutual
+//!   TLS, from batches that were encoded beforehand.
+//!
+//! Instructions repeat within a few percent and leave out caches; wall times
+//! of an emulated machine say nothing about a real one, ratios do.
+
+mod burst;
+mod ingest;
+mod kernel;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+
+use crate::build::{self, Binaries, What};
+use crate::layout::Layout;
+use crate::setup::{self, Kernel, Need};
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Part {
+    /// Instructions for each system call.
+    Kernel,
+    /// 200,000 opens at full speed.
+    Burst,
+    /// The collector's durable ingest.
+    Ingest,
+}
+
+impl Part {
+    /// All of them, in the order they run.
+    pub const ALL: [Self; 3] = [Self::Kernel, Self::Burst, Self::Ingest];
+}
+
+/// Runs parts of the benchmark, prints ratios and writes the figures.
+///
+/// # Errors
+/// When a part cannot be measured, or the file not be written.
+pub fn run(layout: &Layout, parts: &[Part], json: Option<&Path>) -> Result<()> {
+    setup::prepare(layout, Need::Machines)?;
+    let binaries = Binaries::from(build::run(layout, What::Release)?)?;
+    let mut figures = Map::new();
+    for part in parts {
+        let (name, value) = match part {
+            Part::Kernel => {
+                let mut kernels = Map::new();
+                for kernel in [Kernel::V6_12, Kernel::V6_1] {
+                    kernels.insert(kernel.to_string(), kernel::run(layout, &binaries, kernel)?);
+                }
+                ("kernel", Value::Object(kernels))
+            }
+            Part::Burst => ("burst", burst::run(layout, &binaries)?),
+            Part::Ingest => ("ingest", ingest::run(layout, &binaries)?),
+        };
+        figures.insert(name.to_owned(), value);
+        if let Some(file) = json {
+            // After each part: a later one that fails costs only itself.
+            let text = serde_json::to_string_pretty(&figures)?;
+            std::fs::write(file, text + "\n")
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
