@@ -1,0 +1,165 @@
+//! Where the running kernel keeps its fields.
+//!
+//! rustc emits no CO-RE relocations, so the programs read every kernel
+//! structure at an offset that the agent looks up in the kernel's own BTF
+//! before it loads them. A required field that is missing keeps the programs
+//! from being loaded; an optional one is [`ABSENT`].
+
+/// The field is not in this kernel, and was optional.
+pub const ABSENT: u32 = u32::MAX;
+
+/// One field: how to find it, and whether the programs can do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// The structure's name in BTF.
+    pub structure: &'static str,
+    /// Dotted member paths; the first one that exists counts.
+    pub members: &'static [&'static str],
+    /// Whether the programs can not do without it.
+    pub required: bool,
+}
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident: $structure:literal [$($member:literal),+] $need:ident;)*) => {
+        /// Byte offsets, in the order of [`FIELDS`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct Offsets {
+            $($(#[$doc])* pub $name: u32,)*
+        }
+
+        /// How to find each field of [`Offsets`].
+        pub const FIELDS: &[Field] = &[
+            $(Field {
+                structure: $structure,
+                members: &[$($member),+],
+                required: offsets!(@ $need),
+            },)*
+        ];
+
+        impl Offsets {
+            /// Offsets before anybody has looked them up.
+            pub const UNKNOWN: Self = Self { $($name: ABSENT,)* };
+
+            /// Builds the offsets from values in the order of [`FIELDS`].
+            pub fn from_values(values: &[u32; FIELDS.len()]) -> Self {
+                let mut values = values.iter().copied();
+                Self { $($name: values.next().unwrap_or(ABSENT),)* }
+            }
+        }
+    };
+    (@ required) => { true };
+    (@ optional) => { false };
+}
+
+offsets! {
+    /// Thread ID.
+    task_pid: "task_struct" ["pid"] required;
+    /// Thread group ID.
+    task_tgid: "task_struct" ["tgid"] required;
+    /// `PF_*` flags.
+    task_flags: "task_struct" ["flags"] required;
+    /// The parent that gets SIGCHLD, whoever traces.
+    task_real_parent: "task_struct" ["real_parent"] required;
+    /// First thread of the group.
+    task_group_leader: "task_struct" ["group_leader"] required;
+    /// Start in boot nanoseconds.
+    task_start: "task_struct" ["start_boottime", "real_start_time"] required;
+    /// Effective credentials.
+    task_cred: "task_struct" ["cred"] required;
+    /// Address space; null for kernel threads.
+    task_mm: "task_struct" ["mm"] required;
+    /// What the threads of a group share.
+    task_signal: "task_struct" ["signal"] required;
+    /// Wait status of the thread.
+    task_exit_code: "task_struct" ["exit_code"] required;
+    /// Namespaces.
+    task_nsproxy: "task_struct" ["nsproxy"] optional;
+    /// Real user; the other seven IDs follow it.
+    cred_uid: "cred" ["uid"] required;
+    /// Real group.
+    cred_gid: "cred" ["gid"] required;
+    /// Effective user.
+    cred_euid: "cred" ["euid"] required;
+    /// Effective group.
+    cred_egid: "cred" ["egid"] required;
+    /// The running executable.
+    mm_exe_file: "mm_struct" ["exe_file"] required;
+    /// Start of the arguments in user memory.
+    mm_arg_start: "mm_struct" ["arg_start"] required;
+    /// End of the arguments in user memory.
+    mm_arg_end: "mm_struct" ["arg_end"] required;
+    /// Threads that have not exited.
+    signal_live: "signal_struct" ["live"] required;
+    /// Threads not yet reaped.
+    signal_nr_threads: "signal_struct" ["nr_threads"] required;
+    /// `SIGNAL_*` flags.
+    signal_flags: "signal_struct" ["flags"] required;
+    /// Wait status of a group that was made to exit.
+    signal_group_exit_code: "signal_struct" ["group_exit_code"] required;
+    /// Mount namespace.
+    nsproxy_mnt_ns: "nsproxy" ["mnt_ns"] optional;
+    /// Its number.
+    mnt_ns_inum: "mnt_namespace" ["ns.inum"] optional;
+    /// Where the file is in the tree.
+    file_dentry: "file" ["f_path.dentry", "__f_path.dentry"] required;
+    /// The mount that it was reached through.
+    file_mnt: "file" ["f_path.mnt", "__f_path.mnt"] required;
+    /// open(2) flags.
+    file_flags: "file" ["f_flags"] required;
+    /// `FMODE_*`.
+    file_mode: "file" ["f_mode"] required;
+    /// The file's inode.
+    file_inode: "file" ["f_inode"] required;
+    /// Length of a component.
+    dentry_name_length: "dentry" ["d_name.len", "__d_name.len"] required;
+    /// The component's bytes.
+    dentry_name: "dentry" ["d_name.name", "__d_name.name"] required;
+    /// The directory that it is in; itself for a root.
+    dentry_parent: "dentry" ["d_parent"] required;
+    /// Root of a mounted file system.
+    vfsmount_root: "vfsmount" ["mnt_root"] required;
+    /// The `vfsmount` inside of a `mount`.
+    mount_vfsmount: "mount" ["mnt"] required;
+    /// The mount that this one is mounted on; itself for the first.
+    mount_parent: "mount" ["mnt_parent"] required;
+    /// The directory that this one is mounted on.
+    mount_mountpoint: "mount" ["mnt_mountpoint"] required;
+    /// Inode number.
+    inode_number: "inode" ["i_ino"] required;
+    /// File system of the inode.
+    inode_super: "inode" ["i_sb"] required;
+    /// Kernel device number.
+    super_device: "super_block" ["s_dev"] required;
+    /// Program as asked, or the script.
+    bprm_filename: "linux_binprm" ["filename"] required;
+    /// Program as named by the script.
+    bprm_interp: "linux_binprm" ["interp"] required;
+    /// The file that is being executed.
+    bprm_file: "linux_binprm" ["file"] required;
+    /// The kernel's copy of a path.
+    filename_name: "filename" ["name"] required;
+    /// Flags as the kernel opens.
+    open_flag: "open_flags" ["open_flag"] required;
+    /// Mode as the kernel creates.
+    open_mode: "open_flags" ["mode"] required;
+}
+
+const _: () = assert!(size_of::<Offsets>() == 4 * FIELDS.len());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_keep_the_order_of_the_fields() {
+        let mut values = [0; FIELDS.len()];
+        for (value, number) in values.iter_mut().zip(0..) {
+            *value = number;
+        }
+        let offsets = Offsets::from_values(&values);
+        assert_eq!(offsets.task_pid, 0);
+        assert_eq!(offsets.open_mode as usize, FIELDS.len() - 1);
+        assert_eq!(FIELDS[1].members, ["tgid"]);
+    }
+}

@@ -1,0 +1,184 @@
+//! The decision about execs, before the point of no return. For a script the
+//! kernel comes here twice, for the script and for its interpreter: the
+//! strongest verdict wins.
+
+use aya_ebpf::{
+    helpers::generated::{
+        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel,
+        bpf_probe_read_kernel_str,
+    },
+    macros::kprobe,
+    programs::ProbeContext,
+};
+use shrike_agent_ebpf::{
+    counter::Hook, digest::COMPONENT_WORDS_MAX, matching::Trigger, record::PATH_BYTES_MAX,
+    text::behind_last_slash,
+};
+
+use crate::{
+    carry_out::carry_out,
+    emit::{Count, count},
+    file_open::identity,
+    judge,
+    memory::{Unreadable, hide, read},
+    offsets::offset,
+    progress::{EXECS, ExecInProgress, exec_of},
+    scratch::{self, Scratch},
+};
+
+/// Longest base name plus its slash: all that is searched for the slash.
+const TAIL_BYTES: u64 = 256;
+
+/// A command name without its NUL.
+const COMM_BYTES_MAX: u64 = 15;
+
+/// `int security_bprm_check(struct linux_binprm *)`
+#[kprobe]
+pub fn decide_exec(ctx: ProbeContext) -> u32 {
+    if let Some(bprm) = ctx.arg::<u64>(0) {
+        let _ = try_decide(bprm);
+    }
+    0
+}
+
+fn try_decide(bprm: u64) -> Result<(), Unreadable> {
+    // SAFETY: no precondition.
+    let task = unsafe { bpf_get_current_task() };
+    let Some(scratch) = scratch::acquire(scratch::KPROBE) else {
+        count(Hook::ProcessExec, Count::Missed);
+        return Ok(());
+    };
+    let _ = decide(scratch, bprm, task);
+    scratch::release(scratch);
+    Ok(())
+}
+
+#[inline(always)]
+fn decide(scratch: *mut Scratch, bprm: u64, task: u64) -> Result<(), Unreadable> {
+    let file = read::<u64>(bprm, offset!(bprm_file))?;
+    let filename = read::<u64>(bprm, offset!(bprm_filename))?;
+    // SAFETY: no precondition.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    {
+        // SAFETY: taken by this program.
+        let state = unsafe { &mut *scratch };
+        state.file = file;
+        state.trigger = Trigger::Exec as u64;
+        state.access = 0;
+        state.flags = 0;
+    }
+    coming_comm(scratch::KPROBE, filename);
+    let matched = judge::judge(scratch::KPROBE) != 0;
+
+    let exec = match exec_of(task) {
+        Some(exec) => exec,
+        None => {
+            // The kernel itself executes: a module loader, a core dump's pipe.
+            let _ = EXECS.insert(task, ExecInProgress::BY_KERNEL, 0);
+            exec_of(task).ok_or(Unreadable)?
+        }
+    };
+    // SAFETY: taken by this program.
+    let state = unsafe { &mut *scratch };
+    if matched && u64::from(exec.judged.action) < state.action {
+        carry_out(state, task, tgid);
+    }
+    exec.judged.take(state);
+    (exec.device, exec.inode) = identity(file);
+    Ok(())
+}
+
+/// Puts the command name that the new image will get into the scratch buffer:
+/// the base name of the path as asked, cut at 15 bytes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn coming_comm(slot: u32, filename: u64) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    // SAFETY: taken by the program that calls this.
+    let state = unsafe { &mut *scratch };
+    state.comm = [0; 2];
+    state.comm_length = 0;
+    // SAFETY: the text has room for the longest path.
+    let written = unsafe {
+        bpf_probe_read_kernel_str(
+            state.text.as_mut_ptr().cast(),
+            PATH_BYTES_MAX as u32 + 1,
+            filename as *const _,
+        )
+    };
+    if written <= 1 {
+        return 0;
+    }
+    let length = written as u64 - 1;
+    let skipped = length.saturating_sub(TAIL_BYTES);
+    let tail_length = hide(length - skipped);
+    if tail_length > TAIL_BYTES {
+        return 0;
+    }
+    // SAFETY: the name has room for the tail.
+    let result = unsafe {
+        bpf_probe_read_kernel(
+            state.name.as_mut_ptr().cast(),
+            tail_length as u32,
+            (filename + skipped) as *const _,
+        )
+    };
+    if result != 0 {
+        return 0;
+    }
+    // The steps find their input and leave their result in the buffer.
+    state.spare = 0;
+    state.comm_length = tail_length;
+    let mut index = 0;
+    while index < TAIL_BYTES as u32 / 8 {
+        if u64::from(index) * 8 >= tail_length {
+            break;
+        }
+        base_name_step(slot, index);
+        index += 1;
+    }
+    let start = state.spare;
+    state.comm_length = 0;
+    let comm_length = hide(tail_length.saturating_sub(start));
+    let comm_length = if comm_length > COMM_BYTES_MAX {
+        COMM_BYTES_MAX
+    } else {
+        comm_length
+    };
+    // SAFETY: the command name has 16 bytes.
+    unsafe {
+        bpf_probe_read_kernel(
+            state.comm.as_mut_ptr().cast(),
+            comm_length as u32,
+            (filename + skipped + start) as *const _,
+        );
+    }
+    state.comm_length = comm_length;
+    0
+}
+
+/// Looks for slashes in one word of the name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn base_name_step(slot: u32, index: u32) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    // SAFETY: taken by the program that calls this.
+    let state = unsafe { &mut *scratch };
+    let index = hide(u64::from(index));
+    if index >= COMPONENT_WORDS_MAX as u64 {
+        return 0;
+    }
+    let begin = index * 8;
+    let left = state.comm_length.wrapping_sub(begin);
+    // SAFETY: `index` was checked against the array's length.
+    let word = unsafe { *state.name.as_ptr().add(index as usize) };
+    let skip = behind_last_slash(word, left);
+    if skip != 0 {
+        state.spare = begin + skip;
+    }
+    0
+}

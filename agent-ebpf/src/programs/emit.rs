@@ -1,0 +1,404 @@
+//! Records: header, appended bytes, the way into the ring, and the counts.
+
+use aya_ebpf::{
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
+        bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
+        bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
+        bpf_probe_read_user_str, bpf_ringbuf_output, bpf_ringbuf_query,
+    },
+    macros::map,
+    maps::{PerCpuArray, RingBuf},
+};
+use shrike_agent_ebpf::{
+    counter::{Counters, Hook},
+    record::{ARGV_BYTES_MAX, Header, INTERPRETER_BYTES_MAX, PATH_BYTES_MAX, Process, RULE_NONE},
+};
+
+use crate::{
+    memory::{Unreadable, atomic_add, atomic_fetch_add, hide, read},
+    offsets::offset,
+    progress::Judged,
+    scratch::{self, RECORD_CAPACITY, Scratch, TEXT_END},
+};
+
+/// Records on their way to user space. The agent sets its size.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
+
+/// The number of the next record of each CPU.
+#[map]
+static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(HOOKS, 0);
+
+const HOOKS: u32 = Hook::ALL.len() as u32;
+
+/// The reader looks into the ring on its own every few milliseconds, so it is
+/// woken only when much is waiting: a wake-up for each event would cost more
+/// than the event.
+const WAKE_UP_BYTES: u64 = 256 * 1024;
+
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// Why a record came to nothing.
+#[derive(Clone, Copy)]
+pub enum Count {
+    Seen,
+    Filtered,
+    LostPendingFull,
+    Missed,
+}
+
+/// Counts one record of a hook.
+#[inline(always)]
+pub fn count(hook: Hook, what: Count) {
+    let Some(counters) = COUNTERS.get_ptr_mut(hook as u32) else {
+        return;
+    };
+    // SAFETY: `counters` is a live map value; no reference is made.
+    let cell = unsafe {
+        match what {
+            Count::Seen => &raw mut (*counters).seen,
+            Count::Filtered => &raw mut (*counters).filtered,
+            Count::LostPendingFull => &raw mut (*counters).lost_pending_full,
+            Count::Missed => &raw mut (*counters).missed,
+        }
+    };
+    // SAFETY: `cell` is inside of a live map value.
+    unsafe { atomic_add(cell, 1) };
+}
+
+/// Returns the record's header.
+#[inline(always)]
+fn header(scratch: *mut Scratch) -> *mut Header {
+    // SAFETY: `scratch` is a live map value; the record is 8-byte aligned.
+    unsafe { (&raw mut (*scratch).record).cast() }
+}
+
+/// Returns the place of the body behind the header.
+#[inline(always)]
+pub fn body<T>(scratch: *mut Scratch) -> *mut T {
+    // SAFETY: the record is longer than any header and body.
+    unsafe {
+        (&raw mut (*scratch).record)
+            .cast::<u8>()
+            .add(size_of::<Header>())
+            .cast()
+    }
+}
+
+/// Begins a record: everything in its header but flags, verdict and length.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_record(slot: u32, kind_and_call: u32, result: i32) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    let header = header(scratch);
+    // SAFETY: the scratch buffer is taken by the program that calls this.
+    let header = unsafe { &mut *header };
+    header.kind = (kind_and_call & 0xff) as u8;
+    header.call = (kind_and_call >> 8) as u8;
+    header.result = result;
+    // SAFETY: these helpers have no precondition.
+    unsafe {
+        header.cpu = bpf_get_smp_processor_id();
+        header.boot_time_ns = bpf_ktime_get_boot_ns();
+        header.process.cgroup_id = bpf_get_current_cgroup_id();
+    }
+    header.cpu_sequence = match SEQUENCE.get_ptr_mut(0) {
+        // SAFETY: `cell` is a live map value.
+        Some(cell) => unsafe { atomic_fetch_add(cell, 1) },
+        None => 0,
+    };
+    let process = &mut header.process;
+    // SAFETY: the helper fills the 16 bytes.
+    unsafe {
+        bpf_get_current_comm(process.comm.as_mut_ptr().cast(), 16);
+    }
+    // SAFETY: no precondition.
+    let pid_tgid = unsafe { bpf_get_current_pid_tgid() };
+    process.tgid = (pid_tgid >> 32) as u32;
+    process.tid = pid_tgid as u32;
+    // SAFETY: no precondition.
+    let task = unsafe { bpf_get_current_task() };
+    process.start_boot_ns = 0;
+    process.parent_tgid = 0;
+    process.parent_start_boot_ns = 0;
+    process.uid = u32::MAX;
+    process.gid = u32::MAX;
+    process.euid = u32::MAX;
+    process.egid = u32::MAX;
+    process.mount_namespace = 0;
+    let _ = read_identity(process, task);
+    0
+}
+
+#[inline(always)]
+fn read_identity(process: &mut Process, task: u64) -> Result<(), Unreadable> {
+    let leader = read::<u64>(task, offset!(task_group_leader))?;
+    process.start_boot_ns = read(leader, offset!(task_start))?;
+    let parent = read::<u64>(leader, offset!(task_real_parent))?;
+    process.parent_tgid = read(parent, offset!(task_tgid))?;
+    let parent_leader = read::<u64>(parent, offset!(task_group_leader))?;
+    process.parent_start_boot_ns = read(parent_leader, offset!(task_start))?;
+    let cred = read::<u64>(task, offset!(task_cred))?;
+    process.uid = read(cred, offset!(cred_uid))?;
+    process.gid = read(cred, offset!(cred_gid))?;
+    process.euid = read(cred, offset!(cred_euid))?;
+    process.egid = read(cred, offset!(cred_egid))?;
+    let namespaces = read::<u64>(task, offset!(task_nsproxy))?;
+    let mount_namespace = read::<u64>(namespaces, offset!(nsproxy_mnt_ns))?;
+    process.mount_namespace = read(mount_namespace, offset!(mnt_ns_inum))?;
+    Ok(())
+}
+
+/// Puts a verdict into the header.
+#[inline(always)]
+pub fn set_verdict(scratch: *mut Scratch, judged: &Judged) {
+    let header = header(scratch);
+    // SAFETY: the scratch buffer is taken by this program.
+    let header = unsafe { &mut *header };
+    header.generation = judged.generation;
+    header.rule = judged.rule as u16;
+    header.action = judged.action as u8;
+    header.outcome = judged.outcome as u8;
+    header.signal_result = judged.signal_result;
+}
+
+/// Says in the header that nothing was judged, and under which generation.
+#[inline(always)]
+pub fn set_no_verdict(scratch: *mut Scratch, generation: u64) {
+    let header = header(scratch);
+    // SAFETY: the scratch buffer is taken by this program.
+    let header = unsafe { &mut *header };
+    header.generation = generation;
+    header.rule = RULE_NONE;
+    header.action = 0;
+    header.outcome = 0;
+    header.signal_result = 0;
+}
+
+/// Appends the kernel's string at `address`, without its NUL. Returns its
+/// length, 0 when it cannot be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_kernel_string(slot: u32, address: u64) -> u32 {
+    let Some(place) = place(slot, PATH_BYTES_MAX + 1) else {
+        return 0;
+    };
+    // SAFETY: there is room for as many bytes behind `place`.
+    let written = unsafe {
+        bpf_probe_read_kernel_str(place.cast(), PATH_BYTES_MAX as u32 + 1, address as *const _)
+    };
+    grow(slot, written, PATH_BYTES_MAX)
+}
+
+/// Appends an interpreter's name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_interpreter(slot: u32, address: u64) -> u32 {
+    let Some(place) = place(slot, INTERPRETER_BYTES_MAX + 1) else {
+        return 0;
+    };
+    // SAFETY: there is room for as many bytes behind `place`.
+    let written = unsafe {
+        bpf_probe_read_kernel_str(
+            place.cast(),
+            INTERPRETER_BYTES_MAX as u32 + 1,
+            address as *const _,
+        )
+    };
+    grow(slot, written, INTERPRETER_BYTES_MAX)
+}
+
+/// Appends the string at `address` in user memory, without its NUL.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_user_string(slot: u32, address: u64) -> u32 {
+    let Some(place) = place(slot, PATH_BYTES_MAX + 1) else {
+        return 0;
+    };
+    // SAFETY: there is room for as many bytes behind `place`.
+    let written = unsafe {
+        bpf_probe_read_user_str(place.cast(), PATH_BYTES_MAX as u32 + 1, address as *const _)
+    };
+    grow(slot, written, PATH_BYTES_MAX)
+}
+
+/// Appends one argument from user memory with its NUL. Returns the bytes
+/// added, 0 when it cannot be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_user_argument(slot: u32, address: u64) -> u32 {
+    let Some(place) = place(slot, ARGUMENT_BYTES_MAX) else {
+        return 0;
+    };
+    // SAFETY: there is room for as many bytes behind `place`.
+    let written = unsafe {
+        bpf_probe_read_user_str(place.cast(), ARGUMENT_BYTES_MAX as u32, address as *const _)
+    };
+    if written <= 0 {
+        return 0;
+    }
+    // The helper ends a cut string with a NUL as well.
+    grow(slot, written + 1, ARGUMENT_BYTES_MAX)
+}
+
+/// One argument of a failed exec: the rest of the 8 KiB is for the others.
+pub const ARGUMENT_BYTES_MAX: usize = 1024;
+
+/// Appends raw user memory, at most [`ARGV_BYTES_MAX`] bytes. Returns 0 when
+/// it cannot be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_user_bytes(slot: u32, address: u64, length: u64) -> u32 {
+    let length = hide(length);
+    if length > ARGV_BYTES_MAX as u64 {
+        return 0;
+    }
+    let Some(place) = place(slot, ARGV_BYTES_MAX) else {
+        return 0;
+    };
+    // SAFETY: there is room for as many bytes behind `place`.
+    let result = unsafe { bpf_probe_read_user(place.cast(), length as u32, address as *const _) };
+    if result != 0 {
+        return 0;
+    }
+    grow(slot, length as i64 + 1, ARGV_BYTES_MAX)
+}
+
+/// Appends the text that a walk left in the scratch buffer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_text(slot: u32) -> u32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    // SAFETY: taken by the program that calls this.
+    let start = hide(unsafe { (*scratch).text_start });
+    if start > TEXT_END {
+        return 0;
+    }
+    let length = hide(TEXT_END - start);
+    if length > PATH_BYTES_MAX as u64 {
+        return 0;
+    }
+    let Some(place) = place(slot, PATH_BYTES_MAX + 1) else {
+        return 0;
+    };
+    // SAFETY: `start` lies inside of the text.
+    let text = unsafe {
+        (&raw const (*scratch).text)
+            .cast::<u8>()
+            .add(start as usize)
+    };
+    // SAFETY: there is room for as many bytes behind `place`.
+    let result = unsafe { bpf_probe_read_kernel(place.cast(), length as u32, text.cast()) };
+    if result != 0 {
+        return 0;
+    }
+    grow(slot, length as i64 + 1, PATH_BYTES_MAX)
+}
+
+/// Returns the end of the record if `room` bytes fit behind it.
+#[inline(always)]
+fn place(slot: u32, room: usize) -> Option<*mut u8> {
+    let scratch = scratch::get(slot)?;
+    // SAFETY: taken by the program that calls this.
+    let length = hide(unsafe { (*scratch).length });
+    if length > (RECORD_CAPACITY - room) as u64 {
+        return None;
+    }
+    // SAFETY: `length` was checked against the record's capacity.
+    Some(unsafe {
+        (&raw mut (*scratch).record)
+            .cast::<u8>()
+            .add(length as usize)
+    })
+}
+
+/// Grows the record by `written` bytes less one, a string's NUL.
+#[inline(always)]
+fn grow(slot: u32, written: i64, max: usize) -> u32 {
+    if written <= 1 {
+        return 0;
+    }
+    let added = written as u64 - 1;
+    if added > max as u64 {
+        return 0;
+    }
+    if let Some(scratch) = scratch::get(slot) {
+        // SAFETY: taken by the program that calls this.
+        unsafe { (*scratch).length += added };
+    }
+    added as u32
+}
+
+/// Ends a record and sends it; `urgent` wakes the reader at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    let header = header(scratch);
+    // SAFETY: taken by the program that calls this.
+    let length = hide(unsafe { (*scratch).length });
+    if length > RECORD_CAPACITY as u64 || length < size_of::<Header>() as u64 {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*header).length = length as u32;
+        (*header).flags = flags as u16;
+    }
+    // SAFETY: the map is a ring buffer.
+    let waiting =
+        unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
+    let wake_up = if urgent != 0 || waiting >= WAKE_UP_BYTES {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    // SAFETY: `length` bytes of the record are inside of its capacity.
+    let result = unsafe {
+        bpf_ringbuf_output(
+            (&raw const EVENTS).cast_mut().cast(),
+            header.cast(),
+            length,
+            wake_up,
+        )
+    };
+    let Some(counters) = COUNTERS.get_ptr_mut(hook) else {
+        return 0;
+    };
+    // SAFETY: `counters` is a live map value; no reference is made.
+    let cell = unsafe {
+        if result == 0 {
+            &raw mut (*counters).submitted
+        } else {
+            &raw mut (*counters).lost_ring_full
+        }
+    };
+    // SAFETY: `cell` is inside of a live map value.
+    unsafe { atomic_add(cell, 1) };
+    0
+}
+
+/// Sets how many bytes of the record are header and body.
+#[inline(always)]
+pub fn set_body_length<T>(scratch: *mut Scratch) {
+    // SAFETY: the scratch buffer is taken by this program.
+    unsafe { (*scratch).length = (size_of::<Header>() + size_of::<T>()) as u64 };
+}
+
+/// Packs what a record is about for [`begin_record`].
+#[inline(always)]
+pub const fn kind_and_call(kind: u32, call: u32) -> u32 {
+    kind | call << 8
+}

@@ -1,0 +1,225 @@
+//! The decision: the matching engine over the policy maps.
+//!
+//! Which of the two plans is in force is read once for a decision; user space
+//! never touches that plan, and the other one only after a grace period.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap},
+};
+use shrike_agent_ebpf::{
+    digest::{Digest, Dimension, Key},
+    matching::Evaluation,
+    plan::{Entry, Plan, RuleSet, Word, depth_bit},
+    record::{FLAG_PATH_UNRESOLVED, PATH_COMPONENTS_MAX, RULE_NONE},
+};
+
+use crate::{
+    memory::{Unreadable, hide, read},
+    offsets::offset,
+    scratch::{self, Scratch},
+    walk,
+};
+
+/// 0 or 1: the plan in force.
+#[map]
+static ACTIVE_PLAN: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The plan in force and the one being built.
+#[map]
+static PLANS: Array<Plan> = Array::with_max_entries(2, 0);
+
+/// Names that rules give, of both plans. Only user space writes it, so its
+/// entries are allocated one by one.
+#[map]
+static POLICY: HashMap<Key, Entry> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// Returns the number of the plan in force, and the plan.
+#[inline(always)]
+fn active() -> Option<(u32, &'static Plan)> {
+    let slot = *ACTIVE_PLAN.get(0)? & 1;
+    Some((slot, PLANS.get(slot)?))
+}
+
+/// Returns the generation in force.
+#[inline(always)]
+pub fn generation() -> u64 {
+    active().map_or(0, |(_, plan)| plan.generation)
+}
+
+/// Says whether any rule is about opens, and the generation that says so.
+#[inline(always)]
+pub fn asks_about_opens() -> (bool, u64) {
+    active().map_or((false, 0), |(_, plan)| {
+        (!plan.open.is_empty(), plan.generation)
+    })
+}
+
+/// Decides about the file and command name in a scratch buffer, and leaves
+/// generation, rule, action and mode (`outcome`: 1 for observe) there.
+///
+/// Returns 1 when a rule matched.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn judge(slot: u32) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    // SAFETY: a live map value, taken by the program that calls this.
+    let state = unsafe { &mut *scratch };
+    state.rule = u64::from(RULE_NONE);
+    state.action = 0;
+    state.outcome = 0;
+    state.signal_result = 0;
+    state.generation = 0;
+    let Some((plan_slot, plan)) = active() else {
+        return 0;
+    };
+    state.generation = plan.generation;
+    state.plan_slot = u64::from(plan_slot);
+    state.evaluation = Evaluation::begin(plan, state.trigger as u32, state.access as u32);
+    if state.evaluation.is_over() {
+        return 0;
+    }
+    state.seed = plan.seed;
+
+    if state.evaluation.needs(plan, Word::Comm) {
+        clear(&mut state.hits);
+        let length = hide(state.comm_length);
+        let name = Digest::name(state.seed, &state.comm, length as usize);
+        add_hits(state, Key::new(plan_slot, Dimension::Comm, name));
+        state.evaluation.narrow(plan, Word::Comm, &state.hits);
+    }
+    if state.evaluation.is_over() {
+        return 0;
+    }
+
+    if state.evaluation.needs(plan, Word::Path) {
+        clear(&mut state.hits);
+        state.dimension = 0;
+        state.depths_exact = plan.path_depths.exact;
+        state.depths_below = plan.path_depths.below;
+        let file = state.file;
+        if match_path(slot, scratch, file).is_err() {
+            // A rule that needs the path does not match; the event says why.
+            state.flags |= u64::from(FLAG_PATH_UNRESOLVED);
+            clear(&mut state.hits);
+        }
+        state.evaluation.narrow(plan, Word::Path, &state.hits);
+    }
+    if state.evaluation.is_over() {
+        return 0;
+    }
+
+    if state.evaluation.needs(plan, Word::Exe) {
+        clear(&mut state.hits);
+        state.dimension = Dimension::ExeExact as u64;
+        state.depths_exact = plan.exe_depths.exact;
+        state.depths_below = plan.exe_depths.below;
+        if match_executable(slot, scratch).is_err() {
+            clear(&mut state.hits);
+        }
+        state.evaluation.narrow(plan, Word::Exe, &state.hits);
+    }
+
+    let Some(decision) = state.evaluation.decide(plan) else {
+        return 0;
+    };
+    state.rule = u64::from(decision.rule);
+    state.action = u64::from(decision.action);
+    state.outcome = u64::from(decision.observe);
+    1
+}
+
+#[inline(always)]
+fn clear(hits: &mut Entry) {
+    hits.rules = RuleSet::EMPTY;
+    hits.exceptions = RuleSet::EMPTY;
+}
+
+#[inline(always)]
+fn add_hits(state: &mut Scratch, key: Key) {
+    // SAFETY: entries of a plan in force are not written or removed.
+    if let Some(entry) = unsafe { POLICY.get(key) } {
+        state.hits.add(entry);
+    }
+}
+
+/// Matches the executable of the current process.
+#[inline(always)]
+fn match_executable(slot: u32, scratch: *mut Scratch) -> Result<(), Unreadable> {
+    // SAFETY: no precondition.
+    let task = unsafe { aya_ebpf::helpers::generated::bpf_get_current_task() };
+    let mm = read::<u64>(task, offset!(task_mm))?;
+    if mm == 0 {
+        return Err(Unreadable);
+    }
+    let file = read::<u64>(mm, offset!(mm_exe_file))?;
+    if file == 0 {
+        return Err(Unreadable);
+    }
+    match_path(slot, scratch, file)
+}
+
+/// Gathers the rules that name a file or a directory above it.
+#[inline(always)]
+fn match_path(slot: u32, scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
+    walk::start(scratch, file)?;
+    walk::digest(slot)?;
+    // SAFETY: `scratch` is a live map value that the calling program took.
+    let state = unsafe { &mut *scratch };
+    state.digest = Digest::start(state.seed);
+    let depth = state.depth;
+    let wanted = depth_bit(depth as u32);
+    if state.depths_exact & wanted == 0 && state.depths_below == 0 {
+        return Ok(());
+    }
+    let mut entered = 0;
+    while entered < PATH_COMPONENTS_MAX as u64 {
+        if entered >= depth {
+            break;
+        }
+        match_step(slot, entered as u32);
+        entered += 1;
+    }
+    if state.depths_exact & wanted != 0 {
+        add_hits(state, key(state, 0));
+    }
+    Ok(())
+}
+
+/// Asks about one directory, then goes down into the next component.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn match_step(slot: u32, entered: u32) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    // SAFETY: a live map value, taken by the program that calls this.
+    let state = unsafe { &mut *scratch };
+    if state.depths_below & depth_bit(entered) != 0 {
+        add_hits(state, key(state, 1));
+    }
+    // The digests lie leaf first.
+    let index = hide(state.depth.wrapping_sub(1).wrapping_sub(u64::from(entered)));
+    if index >= PATH_COMPONENTS_MAX as u64 {
+        return 0;
+    }
+    // SAFETY: `index` was checked against the array's length.
+    let component = unsafe { *state.digests.as_ptr().add(index as usize) };
+    state.digest = state.digest.join(component);
+    0
+}
+
+/// Builds the key of the path so far; `below` is 1 for a directory.
+#[inline(always)]
+fn key(state: &Scratch, below: u64) -> Key {
+    Key {
+        a: state.digest.a,
+        b: state.digest.b,
+        slot: state.plan_slot as u32,
+        dimension: (state.dimension + below) as u32,
+    }
+}

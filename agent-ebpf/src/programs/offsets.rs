@@ -1,0 +1,35 @@
+//! What the agent tells the programs before it loads them. The verifier takes
+//! these as constants, so a switch that is off costs nothing.
+
+use shrike_agent_ebpf::offset::Offsets;
+
+/// Where the running kernel keeps its fields.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = Offsets::UNKNOWN;
+
+/// The agent's own thread group.
+#[unsafe(no_mangle)]
+pub static AGENT_TGID: u32 = 0;
+
+/// 1: every open is an event. 0: only those that a rule matches.
+#[unsafe(no_mangle)]
+pub static RECORD_OPENS: u32 = 1;
+
+/// Reads a value that the agent set. Volatile, or the compiler would put in
+/// the value that it sees here.
+macro_rules! setting {
+    ($($place:tt)+) => {{
+        let place = &raw const $($place)+;
+        // SAFETY: `place` points to an initialised static.
+        unsafe { core::ptr::read_volatile(place) }
+    }};
+}
+
+/// Reads the offset of a field.
+macro_rules! offset {
+    ($field:ident) => {
+        $crate::offsets::setting!($crate::offsets::OFFSETS.$field)
+    };
+}
+
+pub(crate) use {offset, setting};

@@ -1,0 +1,189 @@
+//! Operations under way: what one hook learns and a later one needs.
+//!
+//! Keyed by the task's address, which stays when an exec from a thread other
+//! than the leader changes its ID. An open's entry is made once for a thread
+//! and reused until the thread exits, because making and removing one costs
+//! more than the rest of the hook; an exec's entry goes when the exec is over.
+
+use aya_ebpf::{macros::map, maps::HashMap};
+use shrike_agent_ebpf::record::RULE_NONE;
+
+use crate::scratch::Scratch;
+
+/// No open is under way.
+pub const IDLE: u32 = 0;
+/// The system call began.
+pub const ENTERED: u32 = 1;
+/// `do_filp_open` runs.
+pub const INSIDE: u32 = 2;
+/// `do_filp_open` is over.
+pub const OVER: u32 = 3;
+
+/// What a rule said about an operation under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Judged {
+    /// Generation that judged, 0 for none.
+    pub generation: u64,
+    /// Rule, or `RULE_NONE`.
+    pub rule: u32,
+    /// A `matching::Action`.
+    pub action: u32,
+    /// A `record::Outcome`.
+    pub outcome: u32,
+    /// Result of `bpf_send_signal`.
+    pub signal_result: i32,
+    /// `FLAG_*` that matching found out.
+    pub flags: u32,
+    /// 1 when anything was judged.
+    pub judged: u32,
+}
+
+impl Judged {
+    const NOT: Self = Self {
+        generation: 0,
+        rule: RULE_NONE as u32,
+        action: 0,
+        outcome: 0,
+        signal_result: 0,
+        flags: 0,
+        judged: 0,
+    };
+
+    /// Forgets what an earlier operation was told.
+    #[inline(always)]
+    pub fn reset(&mut self) {
+        self.rule = RULE_NONE as u32;
+        self.action = 0;
+        self.outcome = 0;
+        self.signal_result = 0;
+        self.flags = 0;
+        self.judged = 0;
+    }
+
+    /// Takes a verdict over, unless a stronger one is there.
+    #[inline(always)]
+    pub fn take(&mut self, scratch: &Scratch) {
+        self.flags |= scratch.flags as u32;
+        if self.judged != 0 && u64::from(self.action) >= scratch.action {
+            return;
+        }
+        self.judged = 1;
+        self.generation = scratch.generation;
+        self.rule = scratch.rule as u32;
+        self.action = scratch.action as u32;
+        self.outcome = scratch.outcome as u32;
+        self.signal_result = scratch.signal_result as i32;
+    }
+}
+
+/// An open under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct OpenInProgress {
+    /// `IDLE`, `ENTERED`, `INSIDE` or `OVER`.
+    pub state: u32,
+    /// A `record::Call`.
+    pub call: u32,
+    /// `FLAG_*`
+    pub flags: u32,
+    /// open(2) flags as asked.
+    pub open_flags: u32,
+    /// Mode as asked.
+    pub mode: u32,
+    /// Directory descriptor as asked.
+    pub directory_fd: i32,
+    /// The path in user memory.
+    pub user_path: u64,
+    /// What the rules said.
+    pub judged: Judged,
+}
+
+impl OpenInProgress {
+    /// Nothing is under way.
+    pub const IDLE: Self = Self {
+        state: IDLE,
+        call: 0,
+        flags: 0,
+        open_flags: 0,
+        mode: 0,
+        directory_fd: 0,
+        user_path: 0,
+        judged: Judged::NOT,
+    };
+}
+
+/// An exec under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ExecInProgress {
+    /// A `record::Call`.
+    pub call: u32,
+    /// `FLAG_*`
+    pub flags: u32,
+    /// execveat(2) flags as asked.
+    pub exec_flags: u32,
+    /// Directory descriptor as asked.
+    pub directory_fd: i32,
+    /// The path in user memory.
+    pub user_path: u64,
+    /// The arguments in user memory.
+    pub user_argv: u64,
+    /// Inode of the file that was judged.
+    pub inode: u64,
+    /// Its kernel device number.
+    pub device: u32,
+    /// Always 0.
+    pub padding: u32,
+    /// What the rules said.
+    pub judged: Judged,
+}
+
+impl ExecInProgress {
+    /// An exec that no system call announced.
+    pub const BY_KERNEL: Self = Self {
+        call: 0,
+        flags: 0,
+        exec_flags: 0,
+        directory_fd: 0,
+        user_path: 0,
+        user_argv: 0,
+        inode: 0,
+        device: 0,
+        padding: 0,
+        judged: Judged::NOT,
+    };
+}
+
+/// Threads that open files. As many as a busy machine has threads; one that
+/// finds no room loses its path as asked, and is counted.
+#[map]
+pub static OPENS: HashMap<u64, OpenInProgress> = HashMap::with_max_entries(65_536, 0);
+
+/// Execs under way: there are as many as CPUs, or a few more that wait.
+#[map]
+pub static EXECS: HashMap<u64, ExecInProgress> = HashMap::with_max_entries(8_192, 0);
+
+/// Returns the task's entry, made if need be.
+#[inline(always)]
+pub fn open_of(task: u64) -> Option<&'static mut OpenInProgress> {
+    if let Some(open) = existing_open_of(task) {
+        return Some(open);
+    }
+    OPENS.insert(task, OpenInProgress::IDLE, 0).ok()?;
+    existing_open_of(task)
+}
+
+/// Returns the task's entry, if it has one.
+#[inline(always)]
+pub fn existing_open_of(task: u64) -> Option<&'static mut OpenInProgress> {
+    // SAFETY: only the task itself touches its entry.
+    OPENS.get_ptr_mut(task).map(|open| unsafe { &mut *open })
+}
+
+/// Returns the exec that the task has under way.
+#[inline(always)]
+pub fn exec_of(task: u64) -> Option<&'static mut ExecInProgress> {
+    // SAFETY: only the task itself touches its entry.
+    EXECS.get_ptr_mut(task).map(|exec| unsafe { &mut *exec })
+}

@@ -1,0 +1,240 @@
+//! From a file up to the root of its mount namespace, component by component.
+//!
+//! Each step is a global function of one number: the verifier looks at it
+//! once, however often it is called.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use shrike_agent_ebpf::{
+    digest::{COMPONENT_BYTES_MAX, COMPONENT_WORDS_MAX, Digest},
+    record::{FLAG_PATH_UNRESOLVED, PATH_COMPONENTS_MAX},
+};
+
+use crate::{
+    memory::{Unreadable, hide, read},
+    offsets::offset,
+    scratch::{self, Scratch, TEXT_END},
+};
+
+/// Components and mount points that a walk passes at most.
+const STEPS_MAX: u32 = PATH_COMPONENTS_MAX as u32 + 64;
+
+const AGAIN: i32 = 1;
+const DONE: i32 = 0;
+const FAILED: i32 = -1;
+
+/// Stands at a file.
+#[inline(always)]
+pub fn start(scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
+    let dentry = read::<u64>(file, offset!(file_dentry))?;
+    let vfsmount = read::<u64>(file, offset!(file_mnt))?;
+    let root = read::<u64>(vfsmount, offset!(vfsmount_root))?;
+    // SAFETY: `scratch` is a live map value that this program took.
+    let scratch = unsafe { &mut *scratch };
+    scratch.dentry = dentry;
+    scratch.mount = vfsmount - u64::from(offset!(mount_vfsmount));
+    scratch.mount_root = root;
+    scratch.depth = 0;
+    scratch.text_start = TEXT_END;
+    Ok(())
+}
+
+/// A component's place and length.
+struct Component {
+    name: u64,
+    length: u64,
+}
+
+enum Step {
+    Component(Component),
+    Crossed,
+    Root,
+}
+
+#[inline(always)]
+fn step(scratch: &mut Scratch) -> Result<Step, Unreadable> {
+    let dentry = scratch.dentry;
+    if dentry == scratch.mount_root {
+        let parent = read::<u64>(scratch.mount, offset!(mount_parent))?;
+        if parent == scratch.mount {
+            return Ok(Step::Root);
+        }
+        scratch.dentry = read(scratch.mount, offset!(mount_mountpoint))?;
+        scratch.mount_root = read(
+            parent + u64::from(offset!(mount_vfsmount)),
+            offset!(vfsmount_root),
+        )?;
+        scratch.mount = parent;
+        return Ok(Step::Crossed);
+    }
+    let parent = read::<u64>(dentry, offset!(dentry_parent))?;
+    if parent == dentry {
+        return Ok(Step::Root);
+    }
+    let length = read::<u32>(dentry, offset!(dentry_name_length))?;
+    let name = read(dentry, offset!(dentry_name))?;
+    scratch.dentry = parent;
+    Ok(Step::Component(Component {
+        name,
+        length: u64::from(length),
+    }))
+}
+
+/// Digests one component.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_digest_step(slot: u32) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return FAILED;
+    };
+    // SAFETY: a live map value, taken by the program that calls this.
+    let scratch = unsafe { &mut *scratch };
+    let component = match step(scratch) {
+        Ok(Step::Component(component)) => component,
+        Ok(Step::Crossed) => return AGAIN,
+        Ok(Step::Root) => return DONE,
+        Err(Unreadable) => return FAILED,
+    };
+    let length = hide(component.length);
+    if length > COMPONENT_BYTES_MAX as u64 {
+        return FAILED;
+    }
+    // SAFETY: `name` holds COMPONENT_BYTES_MAX bytes and more.
+    let result = unsafe {
+        bpf_probe_read_kernel(
+            scratch.name.as_mut_ptr().cast(),
+            length as u32,
+            component.name as *const _,
+        )
+    };
+    if result != 0 {
+        return FAILED;
+    }
+    let depth = hide(scratch.depth);
+    if depth >= PATH_COMPONENTS_MAX as u64 {
+        return FAILED;
+    }
+    let mut digest = Digest::start(scratch.seed);
+    let mut index = 0;
+    while index < COMPONENT_WORDS_MAX {
+        let begin = index as u64 * 8;
+        if begin >= length {
+            break;
+        }
+        let left = length - begin;
+        let mut word = scratch.name[index];
+        if left < 8 {
+            word &= (1 << (left * 8)) - 1;
+        }
+        digest = digest.word(word);
+        index += 1;
+    }
+    digest = digest.word(length);
+    // SAFETY: `depth` was checked against the array's length.
+    unsafe { *scratch.digests.as_mut_ptr().add(depth as usize) = digest };
+    scratch.depth = depth + 1;
+    AGAIN
+}
+
+/// Digests every component, leaf first.
+#[inline(always)]
+pub fn digest(slot: u32) -> Result<(), Unreadable> {
+    let mut steps = 0;
+    while steps < STEPS_MAX {
+        match walk_digest_step(slot) {
+            AGAIN => {}
+            DONE => return Ok(()),
+            _ => return Err(Unreadable),
+        }
+        steps += 1;
+    }
+    Err(Unreadable)
+}
+
+/// Writes one component in front of the text.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_text_step(slot: u32) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return FAILED;
+    };
+    // SAFETY: a live map value, taken by the program that calls this.
+    let scratch = unsafe { &mut *scratch };
+    let component = match step(scratch) {
+        Ok(Step::Component(component)) => component,
+        Ok(Step::Crossed) => return AGAIN,
+        Ok(Step::Root) => return DONE,
+        Err(Unreadable) => return FAILED,
+    };
+    let length = hide(component.length);
+    if length > COMPONENT_BYTES_MAX as u64 {
+        return FAILED;
+    }
+    let end = scratch.text_start;
+    if end < length + 1 {
+        return FAILED;
+    }
+    let start = hide(end - length - 1);
+    if start > TEXT_END {
+        return FAILED;
+    }
+    // SAFETY: `start` is at most TEXT_END, and the text is a component longer.
+    let slash = unsafe { scratch.text.as_mut_ptr().add(start as usize) };
+    // SAFETY: as above.
+    unsafe { *slash = b'/' };
+    // SAFETY: as above.
+    let place = unsafe { slash.add(1) };
+    // SAFETY: `place` and `length` bytes behind it are inside of the text.
+    let result =
+        unsafe { bpf_probe_read_kernel(place.cast(), length as u32, component.name as *const _) };
+    if result != 0 {
+        return FAILED;
+    }
+    scratch.text_start = start;
+    scratch.depth += 1;
+    if scratch.depth > PATH_COMPONENTS_MAX as u64 {
+        return FAILED;
+    }
+    AGAIN
+}
+
+/// Resolves a file's path into the scratch buffer's text. A path that is too
+/// long, too deep or unreadable leaves no text and a flag.
+#[inline(always)]
+pub fn text(slot: u32, scratch: *mut Scratch, file: u64) {
+    if try_text(slot, scratch, file).is_ok() {
+        return;
+    }
+    // SAFETY: `scratch` is a live map value that this program took.
+    let scratch = unsafe { &mut *scratch };
+    scratch.text_start = TEXT_END;
+    scratch.flags |= u64::from(FLAG_PATH_UNRESOLVED);
+}
+
+#[inline(always)]
+fn try_text(slot: u32, scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
+    start(scratch, file)?;
+    let mut steps = 0;
+    while steps < STEPS_MAX {
+        match walk_text_step(slot) {
+            AGAIN => {}
+            DONE => {
+                root_is_a_slash(scratch);
+                return Ok(());
+            }
+            _ => return Err(Unreadable),
+        }
+        steps += 1;
+    }
+    Err(Unreadable)
+}
+
+/// The root itself has no component, but a name.
+#[inline(always)]
+fn root_is_a_slash(scratch: *mut Scratch) {
+    // SAFETY: `scratch` is a live map value that this program took.
+    let scratch = unsafe { &mut *scratch };
+    if scratch.depth == 0 {
+        scratch.text_start = TEXT_END - 1;
+        scratch.text[TEXT_END as usize - 1] = b'/';
+    }
+}

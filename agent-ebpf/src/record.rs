@@ -1,0 +1,276 @@
+//! The layout of one record in the ring.
+//!
+//! ```text
+//! ┌────────────┬──────────────────┬────────────────────────────┐
+//! │ Header     │ Open, Exec, Fork │ bytes, in the order of the │
+//! │ (120 bytes)│ or Exit          │ lengths in the body        │
+//! └────────────┴──────────────────┴────────────────────────────┘
+//! ```
+//!
+//! Only the bytes used are sent. All integers are little-endian, every
+//! padding byte is named. The records travel through memory of one machine
+//! only, so there is no version: agent and object are built together.
+
+/// Longest path as asked or resolved, without its NUL (`PATH_MAX` less 1).
+pub const PATH_BYTES_MAX: usize = 4095;
+
+/// Most components of a path that the programs walk.
+pub const PATH_COMPONENTS_MAX: usize = 256;
+
+/// Longest interpreter name.
+pub const INTERPRETER_BYTES_MAX: usize = 1023;
+
+/// Most argument bytes, their NULs included.
+pub const ARGV_BYTES_MAX: usize = 8192;
+
+/// Most arguments that are read from user memory when an exec fails.
+pub const ARGV_COUNT_MAX: usize = 64;
+
+/// Longest record.
+pub const RECORD_BYTES_MAX: usize = size_of::<Header>()
+    + size_of::<Exec>()
+    + 2 * PATH_BYTES_MAX
+    + INTERPRETER_BYTES_MAX
+    + ARGV_BYTES_MAX;
+
+/// No rule: there is no verdict.
+pub const RULE_NONE: u16 = u16::MAX;
+
+/// What a record tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`Open`]
+    Open = 1,
+    /// [`Exec`]
+    Exec = 2,
+    /// [`Fork`]
+    Fork = 3,
+    /// [`Exit`]
+    Exit = 4,
+}
+
+/// The system call that it happened in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Call {
+    /// None was seen: io_uring, a handle, the kernel itself.
+    None = 0,
+    /// open(2)
+    Open = 1,
+    /// creat(2)
+    Creat = 2,
+    /// openat(2)
+    Openat = 3,
+    /// openat2(2)
+    Openat2 = 4,
+    /// execve(2)
+    Execve = 5,
+    /// execveat(2)
+    Execveat = 6,
+}
+
+impl Call {
+    /// Every call, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::None,
+        Self::Open,
+        Self::Creat,
+        Self::Openat,
+        Self::Openat2,
+        Self::Execve,
+        Self::Execveat,
+    ];
+
+    /// Returns the name in the manual; empty for none.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Open => "open",
+            Self::Creat => "creat",
+            Self::Openat => "openat",
+            Self::Openat2 => "openat2",
+            Self::Execve => "execve",
+            Self::Execveat => "execveat",
+        }
+    }
+}
+
+/// What was done about a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Nothing was asked but to note it.
+    Noted = 0,
+    /// Observe mode: nothing was touched.
+    Observed = 1,
+    /// `bpf_send_signal` was called; its result is beside.
+    Signalled = 2,
+    /// PID 1 is never killed.
+    SparedInit = 3,
+    /// Kernel threads are never killed.
+    SparedKernelThread = 4,
+    /// The agent is never killed.
+    SparedAgent = 5,
+}
+
+/// The path is longer or deeper than the programs walk, or unreadable.
+pub const FLAG_PATH_UNRESOLVED: u16 = 1 << 0;
+/// The path as asked is longer than the record holds.
+pub const FLAG_ASKED_TRUNCATED: u16 = 1 << 1;
+/// There were more arguments than the record holds.
+pub const FLAG_ARGV_TRUNCATED: u16 = 1 << 2;
+/// Path or arguments were read from user memory.
+pub const FLAG_FROM_USER_MEMORY: u16 = 1 << 3;
+/// The 32-bit entry of the system call.
+pub const FLAG_COMPAT: u16 = 1 << 4;
+/// There is a file: device and inode are its own.
+pub const FLAG_HAS_FILE: u16 = 1 << 5;
+/// The directory descriptor is what the caller gave.
+pub const FLAG_HAS_DIRECTORY: u16 = 1 << 6;
+
+/// What every record begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Header {
+    /// Of the whole record.
+    pub length: u32,
+    /// A [`Kind`].
+    pub kind: u8,
+    /// A [`Call`].
+    pub call: u8,
+    /// `FLAG_*`
+    pub flags: u16,
+    /// CPU that the hook ran on.
+    pub cpu: u32,
+    /// 0, or a negative errno.
+    pub result: i32,
+    /// Number of the record on its CPU, taken before it could be lost.
+    pub cpu_sequence: u64,
+    /// `CLOCK_BOOTTIME`
+    pub boot_time_ns: u64,
+    /// Policy generation that judged.
+    pub generation: u64,
+    /// The winning rule's number, or [`RULE_NONE`].
+    pub rule: u16,
+    /// A [`crate::matching::Action`], 0 for none.
+    pub action: u8,
+    /// An [`Outcome`].
+    pub outcome: u8,
+    /// Result of `bpf_send_signal`.
+    pub signal_result: i32,
+    /// Who acted.
+    pub process: Process,
+}
+
+/// Who acted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Process {
+    /// Thread group.
+    pub tgid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Start of the group's leader, boot nanoseconds.
+    pub start_boot_ns: u64,
+    /// Start of the parent, boot nanoseconds.
+    pub parent_start_boot_ns: u64,
+    /// Cgroup of the unified hierarchy.
+    pub cgroup_id: u64,
+    /// Thread group of the parent.
+    pub parent_tgid: u32,
+    /// Real user.
+    pub uid: u32,
+    /// Real group.
+    pub gid: u32,
+    /// Effective user.
+    pub euid: u32,
+    /// Effective group.
+    pub egid: u32,
+    /// Number of the mount namespace, 0 where unknown.
+    pub mount_namespace: u32,
+    /// Command name, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// A file was opened, or could not be. Bytes: path as asked, resolved path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Open {
+    /// open(2) flags as asked.
+    pub flags: u32,
+    /// open(2) mode as asked.
+    pub mode: u32,
+    /// Directory descriptor as asked.
+    pub directory_fd: i32,
+    /// Kernel device number.
+    pub device: u32,
+    /// Inode number.
+    pub inode: u64,
+    /// Bytes of the path as asked.
+    pub asked_length: u16,
+    /// Bytes of the resolved path.
+    pub path_length: u16,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// A program was executed, or could not be. Bytes: path as asked, resolved
+/// path, interpreter, arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Exec {
+    /// execveat(2) flags.
+    pub flags: u32,
+    /// Directory descriptor as asked.
+    pub directory_fd: i32,
+    /// Inode number.
+    pub inode: u64,
+    /// Kernel device number.
+    pub device: u32,
+    /// Bytes of the path as asked.
+    pub asked_length: u16,
+    /// Bytes of the resolved path.
+    pub path_length: u16,
+    /// Bytes of the interpreter's name.
+    pub interpreter_length: u16,
+    /// Bytes of the arguments, each with its NUL.
+    pub argv_length: u16,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// A process was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Fork {
+    /// Start of the child, boot nanoseconds.
+    pub child_start_boot_ns: u64,
+    /// Thread group of the child.
+    pub child_tgid: u32,
+    /// First thread of the child.
+    pub child_tid: u32,
+}
+
+/// A process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Exit {
+    /// As wait(2) gives it.
+    pub wait_status: u32,
+    /// Always 0.
+    pub padding: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Process>() == 72);
+    assert!(size_of::<Header>() == 120);
+    assert!(size_of::<Open>() == 32);
+    assert!(size_of::<Exec>() == 32);
+    assert!(size_of::<Fork>() == 16);
+    assert!(size_of::<Exit>() == 8);
+    assert!(core::mem::offset_of!(Header, cpu_sequence) == 16);
+    assert!(core::mem::offset_of!(Header, rule) == 40);
+    assert!(core::mem::offset_of!(Header, process) == 48);
+    assert!(core::mem::offset_of!(Process, comm) == 56);
+};

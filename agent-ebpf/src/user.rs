@@ -1,0 +1,19 @@
+//! Lets aya read and write the ABI types as map keys and values.
+
+use crate::{
+    counter::Counters,
+    digest::Key,
+    offset::Offsets,
+    plan::{Entry, Plan},
+};
+
+// SAFETY: `repr(C)` integers only, without padding; every bit pattern is valid.
+unsafe impl aya::Pod for Counters {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Key {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Offsets {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Entry {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plan {}

@@ -1,0 +1,142 @@
+//! What the hooks counted, summed over the CPUs.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{MapData, PerCpuArray};
+use shrike_agent_ebpf::counter::{Counters, Hook};
+use shrike_proto::ledger::LossReason;
+
+/// Counts of one hook since the sensor was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HookCounters {
+    /// Records that it set out to write.
+    pub seen: u64,
+    /// Records that the ring took.
+    pub submitted: u64,
+    /// Left out on purpose: the agent's own.
+    pub filtered: u64,
+    /// The ring had no room.
+    pub lost_ring_full: u64,
+    /// The map of operations under way had no room.
+    pub lost_pending_full: u64,
+    /// It did not run. Not part of `seen`.
+    pub missed: u64,
+}
+
+/// Counts of all hooks since the sensor was started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KernelCounters {
+    /// By the hook's name.
+    pub hooks: BTreeMap<&'static str, HookCounters>,
+}
+
+impl KernelCounters {
+    /// Returns the sum of the hooks.
+    pub fn total(&self) -> HookCounters {
+        self.hooks
+            .values()
+            .fold(HookCounters::default(), |mut total, hook| {
+                total.add(hook);
+                total
+            })
+    }
+
+    /// Returns what was lost, by the ledger's reasons. Reasons without a loss
+    /// are left out.
+    pub fn lost(&self) -> BTreeMap<LossReason, u64> {
+        let total = self.total();
+        [
+            (LossReason::KernelRingFull, total.lost_ring_full),
+            (LossReason::KernelPendingFull, total.lost_pending_full),
+            (LossReason::KernelProbeMissed, total.missed),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect()
+    }
+
+    /// Returns `seen - submitted - filtered - lost`: other than 0 only while
+    /// a hook is at work.
+    pub fn unaccounted(&self) -> i128 {
+        let total = self.total();
+        i128::from(total.seen)
+            - i128::from(total.submitted)
+            - i128::from(total.filtered)
+            - i128::from(total.lost_ring_full)
+            - i128::from(total.lost_pending_full)
+    }
+}
+
+impl HookCounters {
+    fn add(&mut self, other: &Self) {
+        self.seen += other.seen;
+        self.submitted += other.submitted;
+        self.filtered += other.filtered;
+        self.lost_ring_full += other.lost_ring_full;
+        self.lost_pending_full += other.lost_pending_full;
+        self.missed += other.missed;
+    }
+}
+
+impl From<&Counters> for HookCounters {
+    fn from(counters: &Counters) -> Self {
+        Self {
+            seen: counters.seen,
+            submitted: counters.submitted,
+            filtered: counters.filtered,
+            lost_ring_full: counters.lost_ring_full,
+            lost_pending_full: counters.lost_pending_full,
+            missed: counters.missed,
+        }
+    }
+}
+
+/// Sums the counters map.
+///
+/// # Errors
+/// What the kernel said.
+pub fn read(map: &PerCpuArray<MapData, Counters>) -> Result<KernelCounters, aya::maps::MapError> {
+    let mut hooks = BTreeMap::new();
+    for hook in Hook::ALL {
+        let mut sum = HookCounters::default();
+        for counters in map.get(&(hook as u32), 0)?.iter() {
+            sum.add(&HookCounters::from(counters));
+        }
+        hooks.insert(hook.as_str(), sum);
+    }
+    Ok(KernelCounters { hooks })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missed_hooks_saw_nothing() {
+        let counters = KernelCounters {
+            hooks: BTreeMap::from([
+                (
+                    "file-open",
+                    HookCounters {
+                        seen: 10,
+                        submitted: 6,
+                        filtered: 1,
+                        lost_ring_full: 2,
+                        lost_pending_full: 1,
+                        missed: 5,
+                    },
+                ),
+                ("process-exit", HookCounters::default()),
+            ]),
+        };
+        assert_eq!(counters.unaccounted(), 0);
+        assert_eq!(
+            counters.lost(),
+            BTreeMap::from([
+                (LossReason::KernelRingFull, 2),
+                (LossReason::KernelPendingFull, 1),
+                (LossReason::KernelProbeMissed, 5),
+            ])
+        );
+    }
+}

@@ -1,0 +1,590 @@
+//! From a record's bytes to what it tells. Pure: any bytes give a sample or
+//! an error, never a panic.
+
+use shrike_agent_ebpf::record::{self, Call, Header, Kind, Outcome, RULE_NONE};
+use shrike_proto::event::{Action, Exec, Exit, Fact, Fork, Open, Process, ResolvedPath};
+
+/// A record, decoded. The verdict still names its rule by number: only the
+/// table of its generation knows the name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// `CLOCK_BOOTTIME` in nanoseconds when the hook ran.
+    pub boot_time_ns: u64,
+    /// CPU that ran the hook.
+    pub cpu: u32,
+    /// The record's number on that CPU.
+    pub cpu_sequence: u64,
+    /// Policy generation that judged.
+    pub generation: u64,
+    /// Who acted, without what enrichment adds.
+    pub process: Process,
+    /// `None` when no rule matched.
+    pub verdict: Option<VerdictSample>,
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// A verdict as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerdictSample {
+    /// Number of the rule in its generation.
+    pub rule: u16,
+    /// What it asks for.
+    pub action: Action,
+    /// What the kernel did about it.
+    pub outcome: shrike_proto::event::Outcome,
+}
+
+/// A record that is not of its form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than what it says it holds.
+    #[error("the record ends after {length} bytes, inside of its {part}")]
+    Truncated {
+        /// Its length.
+        length: usize,
+        /// What should have been there.
+        part: &'static str,
+    },
+    /// It says that it has another length than it has.
+    #[error("the record says that it has {said} bytes, but has {length}")]
+    Length {
+        /// As it says.
+        said: u32,
+        /// As it is.
+        length: usize,
+    },
+    /// Bytes are left over.
+    #[error("the record has {0} bytes too many")]
+    TooLong(usize),
+    /// A number that stands for nothing.
+    #[error("the record's {field} has the unknown value {value}")]
+    Unknown {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u32,
+    },
+}
+
+/// Decodes one record.
+///
+/// # Errors
+/// [`DecodeError`] when it is not of its form.
+pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
+    let mut reader = Reader { bytes, at: 0 };
+    let length = reader.u32("header")?;
+    if usize::try_from(length) != Ok(bytes.len()) {
+        return Err(DecodeError::Length {
+            said: length,
+            length: bytes.len(),
+        });
+    }
+    let kind = reader.u8("header")?;
+    let call = reader.u8("header")?;
+    let flags = reader.u16("header")?;
+    let cpu = reader.u32("header")?;
+    let result = reader.i32("header")?;
+    let cpu_sequence = reader.u64("header")?;
+    let boot_time_ns = reader.u64("header")?;
+    let generation = reader.u64("header")?;
+    let rule = reader.u16("header")?;
+    let action = reader.u8("header")?;
+    let outcome = reader.u8("header")?;
+    let signal_result = reader.i32("header")?;
+    let process = process(&mut reader)?;
+    debug_assert_eq!(reader.at, size_of::<Header>());
+
+    let common = Common {
+        syscall: syscall(call)?,
+        flags,
+        result,
+    };
+    let fact = match kind {
+        kind if kind == Kind::Open as u8 => Fact::Open(open(&mut reader, &common)?),
+        kind if kind == Kind::Exec as u8 => Fact::Exec(exec(&mut reader, &common)?),
+        kind if kind == Kind::Fork as u8 => Fact::Fork(fork(&mut reader, &process)?),
+        kind if kind == Kind::Exit as u8 => Fact::Exit(exit(&mut reader, boot_time_ns, &process)?),
+        kind => {
+            return Err(DecodeError::Unknown {
+                field: "kind",
+                value: kind.into(),
+            });
+        }
+    };
+    if reader.at != bytes.len() {
+        return Err(DecodeError::TooLong(bytes.len() - reader.at));
+    }
+    Ok(Sample {
+        boot_time_ns,
+        cpu,
+        cpu_sequence,
+        generation,
+        process,
+        verdict: verdict(rule, action, outcome, signal_result)?,
+        fact,
+    })
+}
+
+/// What open and exec share.
+struct Common {
+    syscall: &'static str,
+    flags: u16,
+    result: i32,
+}
+
+impl Common {
+    fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+fn syscall(call: u8) -> Result<&'static str, DecodeError> {
+    Call::ALL
+        .get(usize::from(call))
+        .map(|call| call.as_str())
+        .ok_or(DecodeError::Unknown {
+            field: "call",
+            value: call.into(),
+        })
+}
+
+fn process(reader: &mut Reader<'_>) -> Result<Process, DecodeError> {
+    const PART: &str = "process";
+    let tgid = reader.u32(PART)?;
+    let tid = reader.u32(PART)?;
+    let start_boot_ns = reader.u64(PART)?;
+    let parent_start_boot_ns = reader.u64(PART)?;
+    let cgroup_id = reader.u64(PART)?;
+    let parent_tgid = reader.u32(PART)?;
+    let uid = reader.u32(PART)?;
+    let gid = reader.u32(PART)?;
+    let euid = reader.u32(PART)?;
+    let egid = reader.u32(PART)?;
+    let _mount_namespace = reader.u32(PART)?;
+    let comm = reader.bytes(16, PART)?;
+    let end = comm
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(comm.len());
+    Ok(Process {
+        tgid,
+        tid,
+        start_boot_ns,
+        parent_tgid,
+        parent_start_boot_ns,
+        uid,
+        gid,
+        euid,
+        egid,
+        comm: comm[..end].to_vec(),
+        cgroup_id,
+        ..Process::default()
+    })
+}
+
+fn open(reader: &mut Reader<'_>, common: &Common) -> Result<Open, DecodeError> {
+    const PART: &str = "open";
+    let flags = reader.u32(PART)?;
+    let mode = reader.u32(PART)?;
+    let directory_fd = reader.i32(PART)?;
+    let device = reader.u32(PART)?;
+    let inode = reader.u64(PART)?;
+    let asked_length = reader.u16(PART)?;
+    let path_length = reader.u16(PART)?;
+    let _padding = reader.u32(PART)?;
+    let path_as_asked = reader.bytes(asked_length.into(), "path as asked")?.to_vec();
+    let path = reader.bytes(path_length.into(), "resolved path")?;
+    Ok(Open {
+        syscall: common.syscall.to_owned(),
+        result: common.result,
+        path_as_asked,
+        path_as_asked_truncated: common.has(record::FLAG_ASKED_TRUNCATED),
+        file: resolved(common, path, device, inode),
+        flags,
+        mode,
+        directory_fd,
+        from_user_memory: common.has(record::FLAG_FROM_USER_MEMORY),
+    })
+}
+
+fn exec(reader: &mut Reader<'_>, common: &Common) -> Result<Exec, DecodeError> {
+    const PART: &str = "exec";
+    let flags = reader.u32(PART)?;
+    let directory_fd = reader.i32(PART)?;
+    let inode = reader.u64(PART)?;
+    let device = reader.u32(PART)?;
+    let asked_length = reader.u16(PART)?;
+    let path_length = reader.u16(PART)?;
+    let interpreter_length = reader.u16(PART)?;
+    let argv_length = reader.u16(PART)?;
+    let _padding = reader.u32(PART)?;
+    let path_as_asked = reader.bytes(asked_length.into(), "path as asked")?.to_vec();
+    let path = reader.bytes(path_length.into(), "resolved path")?;
+    let file = resolved(common, path, device, inode);
+    let interpreter = reader
+        .bytes(interpreter_length.into(), "interpreter")?
+        .to_vec();
+    let argv = reader.bytes(argv_length.into(), "arguments")?;
+    Ok(Exec {
+        syscall: common.syscall.to_owned(),
+        result: common.result,
+        path_as_asked,
+        file,
+        interpreter,
+        argv: split_arguments(argv),
+        argv_truncated: common.has(record::FLAG_ARGV_TRUNCATED),
+        from_user_memory: common.has(record::FLAG_FROM_USER_MEMORY),
+        directory_fd,
+        flags,
+    })
+}
+
+/// Splits NUL-terminated arguments; the last may lack its NUL where it was
+/// cut.
+fn split_arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let whole = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    whole.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+}
+
+fn resolved(common: &Common, path: &[u8], device: u32, inode: u64) -> Option<ResolvedPath> {
+    common.has(record::FLAG_HAS_FILE).then(|| ResolvedPath {
+        path: path.to_vec(),
+        device: device.into(),
+        inode,
+        unresolved: common.has(record::FLAG_PATH_UNRESOLVED),
+    })
+}
+
+fn fork(reader: &mut Reader<'_>, parent: &Process) -> Result<Fork, DecodeError> {
+    const PART: &str = "fork";
+    Ok(Fork {
+        child_start_boot_ns: reader.u64(PART)?,
+        child_tgid: reader.u32(PART)?,
+        child_tid: reader.u32(PART)?,
+        // The child is a copy of the thread that forked.
+        child_comm: parent.comm.clone(),
+    })
+}
+
+fn exit(
+    reader: &mut Reader<'_>,
+    boot_time_ns: u64,
+    process: &Process,
+) -> Result<Exit, DecodeError> {
+    let wait_status = reader.u32("exit")?;
+    let _padding = reader.u32("exit")?;
+    Ok(Exit {
+        // As the macros of wait(2) take it apart.
+        code: wait_status >> 8 & 0xff,
+        signal: wait_status & 0x7f,
+        core_dumped: wait_status & 0x80 != 0,
+        duration_ns: match process.start_boot_ns {
+            0 => 0,
+            start => boot_time_ns.saturating_sub(start),
+        },
+        receipt: None,
+    })
+}
+
+fn verdict(
+    rule: u16,
+    action: u8,
+    outcome: u8,
+    signal_result: i32,
+) -> Result<Option<VerdictSample>, DecodeError> {
+    use shrike_agent_ebpf::matching::Action as Asked;
+    use shrike_proto::event::Outcome as Came;
+
+    if rule == RULE_NONE {
+        return Ok(None);
+    }
+    let action = match action {
+        asked if asked == Asked::Record as u8 => Action::Record,
+        asked if asked == Asked::Alert as u8 => Action::Alert,
+        asked if asked == Asked::Kill as u8 => Action::Kill,
+        value => {
+            return Err(DecodeError::Unknown {
+                field: "action",
+                value: value.into(),
+            });
+        }
+    };
+    let outcome = match outcome {
+        came if came == Outcome::Noted as u8 => Came::Noted,
+        came if came == Outcome::Observed as u8 => Came::Observed,
+        came if came == Outcome::Signalled as u8 && signal_result == 0 => Came::SignalSent,
+        came if came == Outcome::Signalled as u8 => Came::SignalFailed(signal_result),
+        came if came == Outcome::SparedInit as u8 => Came::SparedInit,
+        came if came == Outcome::SparedKernelThread as u8 => Came::SparedKernelThread,
+        came if came == Outcome::SparedAgent as u8 => Came::SparedAgent,
+        value => {
+            return Err(DecodeError::Unknown {
+                field: "outcome",
+                value: value.into(),
+            });
+        }
+    };
+    Ok(Some(VerdictSample {
+        rule,
+        action,
+        outcome,
+    }))
+}
+
+/// Takes a record apart from the front.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize, part: &'static str) -> Result<&'a [u8], DecodeError> {
+        let taken = self
+            .bytes
+            .get(self.at..)
+            .and_then(|rest| rest.get(..count))
+            .ok_or(DecodeError::Truncated {
+                length: self.bytes.len(),
+                part,
+            })?;
+        self.at += count;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, part: &'static str) -> Result<[u8; N], DecodeError> {
+        Ok(self.bytes(N, part)?.try_into().expect("taken N bytes"))
+    }
+
+    fn u8(&mut self, part: &'static str) -> Result<u8, DecodeError> {
+        self.array::<1>(part).map(|[byte]| byte)
+    }
+
+    fn u16(&mut self, part: &'static str) -> Result<u16, DecodeError> {
+        self.array(part).map(u16::from_ne_bytes)
+    }
+
+    fn u32(&mut self, part: &'static str) -> Result<u32, DecodeError> {
+        self.array(part).map(u32::from_ne_bytes)
+    }
+
+    fn i32(&mut self, part: &'static str) -> Result<i32, DecodeError> {
+        self.array(part).map(i32::from_ne_bytes)
+    }
+
+    fn u64(&mut self, part: &'static str) -> Result<u64, DecodeError> {
+        self.array(part).map(u64::from_ne_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A header, a body and bytes, with the length filled in.
+    fn record(kind: Kind, flags: u16, verdict: (u16, u8, u8, i32), rest: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = vec![0; 4];
+        bytes.push(kind as u8);
+        bytes.push(Call::Openat as u8);
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(1_u32.to_ne_bytes()); // cpu
+        bytes.extend((-13_i32).to_ne_bytes());
+        bytes.extend(7_u64.to_ne_bytes()); // sequence
+        bytes.extend(5_000_u64.to_ne_bytes());
+        bytes.extend(3_u64.to_ne_bytes()); // generation
+        bytes.extend(verdict.0.to_ne_bytes());
+        bytes.push(verdict.1);
+        bytes.push(verdict.2);
+        bytes.extend(verdict.3.to_ne_bytes());
+        for number in [100_u32, 101] {
+            bytes.extend(number.to_ne_bytes());
+        }
+        for number in [4_000_u64, 2_000, 55] {
+            bytes.extend(number.to_ne_bytes());
+        }
+        for number in [1_u32, 10, 11, 12, 13, 14] {
+            bytes.extend(number.to_ne_bytes());
+        }
+        bytes.extend(*b"cat\0junk-behind\0");
+        assert_eq!(bytes.len(), size_of::<Header>());
+        rest.iter().for_each(|part| bytes.extend(*part));
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes
+    }
+
+    const NO_VERDICT: (u16, u8, u8, i32) = (RULE_NONE, 0, 0, 0);
+
+    fn open_body(asked: u16, path: u16) -> Vec<u8> {
+        let mut body = Vec::new();
+        for number in [0o100_u32, 0o644, 3, 8 << 20 | 1] {
+            body.extend(number.to_ne_bytes());
+        }
+        body.extend(42_u64.to_ne_bytes());
+        body.extend(asked.to_ne_bytes());
+        body.extend(path.to_ne_bytes());
+        body.extend(0_u32.to_ne_bytes());
+        body
+    }
+
+    #[test]
+    fn open_record_keeps_every_field() {
+        let bytes = record(
+            Kind::Open,
+            record::FLAG_HAS_FILE,
+            (2, 4, 2, -1),
+            &[&open_body(4, 8), b"file", b"/etc/abc"],
+        );
+        let sample = decode(&bytes).unwrap();
+        assert_eq!((sample.cpu, sample.cpu_sequence), (1, 7));
+        assert_eq!((sample.boot_time_ns, sample.generation), (5_000, 3));
+        assert_eq!(
+            sample.process,
+            Process {
+                tgid: 100,
+                tid: 101,
+                start_boot_ns: 4_000,
+                parent_tgid: 1,
+                parent_start_boot_ns: 2_000,
+                uid: 10,
+                gid: 11,
+                euid: 12,
+                egid: 13,
+                comm: b"cat".to_vec(),
+                cgroup_id: 55,
+                ..Process::default()
+            }
+        );
+        assert_eq!(
+            sample.verdict,
+            Some(VerdictSample {
+                rule: 2,
+                action: Action::Kill,
+                outcome: shrike_proto::event::Outcome::SignalFailed(-1),
+            })
+        );
+        assert_eq!(
+            sample.fact,
+            Fact::Open(Open {
+                syscall: "openat".to_owned(),
+                result: -13,
+                path_as_asked: b"file".to_vec(),
+                path_as_asked_truncated: false,
+                file: Some(ResolvedPath {
+                    path: b"/etc/abc".to_vec(),
+                    device: 8 << 20 | 1,
+                    inode: 42,
+                    unresolved: false,
+                }),
+                flags: 0o100,
+                mode: 0o644,
+                directory_fd: 3,
+                from_user_memory: false,
+            })
+        );
+    }
+
+    #[test]
+    fn exit_record_tells_signal_from_status() {
+        let check = |status: u32, code: u32, signal: u32, core: bool| {
+            let bytes = record(Kind::Exit, 0, NO_VERDICT, &[&status.to_ne_bytes(), &[0; 4]]);
+            let Fact::Exit(exit) = decode(&bytes).unwrap().fact else {
+                panic!("an exit");
+            };
+            assert_eq!(
+                (exit.code, exit.signal, exit.core_dumped),
+                (code, signal, core)
+            );
+            assert_eq!(exit.duration_ns, 1_000);
+        };
+        check(0, 0, 0, false);
+        check(3 << 8, 3, 0, false);
+        check(9, 0, 9, false);
+        check(0x80 | 11, 0, 11, true);
+    }
+
+    #[test]
+    fn arguments_split_at_their_ends() {
+        let check = |bytes: &[u8], expect: &[&[u8]]| {
+            assert_eq!(split_arguments(bytes), expect, "{bytes:?}");
+        };
+        check(b"", &[]);
+        check(b"\0", &[b""]);
+        check(b"ls\0-l\0", &[b"ls", b"-l"]);
+        check(b"ls\0\0x\0", &[b"ls", b"", b"x"]);
+        check(b"cut\0of", &[b"cut", b"of"]);
+    }
+
+    #[test]
+    fn malformed_records_say_what_is_wrong() {
+        let good = record(Kind::Open, 0, NO_VERDICT, &[&open_body(0, 0)]);
+        assert!(decode(&good).is_ok());
+        let check = |change: &dyn Fn(&mut Vec<u8>), expect: DecodeError| {
+            let mut bytes = good.clone();
+            change(&mut bytes);
+            assert_eq!(decode(&bytes), Err(expect));
+        };
+        let length = good.len();
+        check(
+            &|bytes| bytes.truncate(100),
+            DecodeError::Length {
+                said: length as u32,
+                length: 100,
+            },
+        );
+        check(
+            &|bytes| bytes.truncate(2),
+            DecodeError::Truncated {
+                length: 2,
+                part: "header",
+            },
+        );
+        check(
+            &|bytes| bytes[4] = 99,
+            DecodeError::Unknown {
+                field: "kind",
+                value: 99,
+            },
+        );
+        check(
+            &|bytes| bytes[5] = 77,
+            DecodeError::Unknown {
+                field: "call",
+                value: 77,
+            },
+        );
+        check(
+            &|bytes| bytes[size_of::<Header>() + 24] = 9,
+            DecodeError::Truncated {
+                length,
+                part: "path as asked",
+            },
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn garbage_behind_a_good_length_never_panics(
+            kind in 0_u8..6,
+            rest in proptest::collection::vec(any::<u8>(), 0..400),
+        ) {
+            let mut bytes = vec![0; 4];
+            bytes.push(kind);
+            bytes.push(3);
+            bytes.extend(rest);
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            let _ = decode(&bytes);
+        }
+    }
+}

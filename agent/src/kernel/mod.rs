@@ -1,0 +1,30 @@
+//! The kernel side, from user space: loading the programs, reading what they
+//! write, and handing them policies.
+//!
+//! Everything that knows aya or the layout of a map is in this folder. It
+//! decides nothing: matching happens in the kernel, and what an event means
+//! is for the stages behind. Nothing is pinned: when a [`Sensor`] is dropped,
+//! programs, maps and probes are gone.
+//!
+//! ```text
+//! PolicySet → rules → policy maps          hooks → ring → decode → Event
+//! ```
+
+mod counters;
+mod decode;
+mod error;
+mod hooks;
+mod object;
+mod offsets;
+mod policy_maps;
+mod ring;
+mod rules;
+mod sensor;
+
+pub use counters::{HookCounters, KernelCounters};
+pub use decode::{DecodeError, Sample, VerdictSample, decode};
+pub use error::{ApplyError, SensorError};
+pub use hooks::HookState;
+pub use policy_maps::AppliedPolicy;
+pub use rules::{CompileError, RuleTable};
+pub use sensor::{Sensor, SensorOptions};

@@ -1,0 +1,270 @@
+//! Putting a generation into the kernel: built in the slot that is not in
+//! force, then one word flips.
+//!
+//! ```text
+//! clear the old slot → write names, then the plan → read back → flip → wait
+//! ```
+//!
+//! The wait is a grace period: when `apply` returns, no decision under the
+//! generation before is still being made, so the next `apply` may clear it.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use aya::maps::{Array, HashMap, MapData, MapError};
+use ring::{
+    digest,
+    rand::{SecureRandom as _, SystemRandom},
+};
+use shrike_agent_ebpf::{
+    digest::{Key, Seed},
+    plan::{Entry, Plan, RULE_WORDS, RuleSet},
+};
+use shrike_proto::{id::Generation, policy::PolicySet};
+
+use super::{
+    ApplyError, RuleTable,
+    rules::{Compiled, compile},
+};
+
+/// A generation that is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppliedPolicy {
+    /// Which.
+    pub generation: Generation,
+    /// SHA-256 over what the maps hold, read back from them. The same on
+    /// every node with the same rules: the random seed is left out.
+    pub digest: [u8; 32],
+    /// Rules in force.
+    pub rules: usize,
+}
+
+/// The maps that hold both generations.
+pub struct PolicyMaps {
+    active: Array<MapData, u32>,
+    plans: Array<MapData, Plan>,
+    names: HashMap<MapData, Key, Entry>,
+}
+
+impl PolicyMaps {
+    /// Takes over the maps; nothing is in force.
+    pub fn new(
+        active: Array<MapData, u32>,
+        plans: Array<MapData, Plan>,
+        names: HashMap<MapData, Key, Entry>,
+    ) -> Self {
+        Self {
+            active,
+            plans,
+            names,
+        }
+    }
+
+    /// Swaps the generation in force for another one, whole. On an error the
+    /// one before stays in force.
+    ///
+    /// # Errors
+    /// [`ApplyError`] when the node cannot carry the set out, or the kernel
+    /// refuses a map.
+    pub fn apply(&mut self, set: &PolicySet) -> Result<(AppliedPolicy, RuleTable), ApplyError> {
+        let in_force = self
+            .active
+            .get(&0, 0)
+            .map_err(|source| map_error("read", ACTIVE, source))?
+            & 1;
+        let slot = in_force ^ 1;
+        let compiled = compile(set, slot, random_seed()?)?;
+        self.clear(slot)?;
+        self.write(slot, &compiled)?;
+        let written = map_digest(&compiled.plan, &compiled.entries);
+        let read = self.read(slot)?;
+        if read.0 != compiled.plan || read.1 != compiled.entries {
+            return Err(ApplyError::ReadBack {
+                written: hex(&written),
+                read: hex(&map_digest(&read.0, &read.1)),
+            });
+        }
+        self.active
+            .set(0, slot, 0)
+            .map_err(|source| map_error("write", ACTIVE, source))?;
+        wait_for_decisions();
+        let applied = AppliedPolicy {
+            generation: compiled.generation,
+            digest: map_digest(&read.0, &read.1),
+            rules: compiled.table.len(),
+        };
+        Ok((applied, compiled.table))
+    }
+
+    /// Removes what an earlier generation left in a slot.
+    fn clear(&mut self, slot: u32) -> Result<(), ApplyError> {
+        self.plans
+            .set(slot, Plan::default(), 0)
+            .map_err(|source| map_error("clear", PLANS, source))?;
+        // Keys are collected first: removing while iterating starts over.
+        let keys = self
+            .names
+            .keys()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| map_error("read", NAMES, source))?;
+        for key in keys.into_iter().filter(|key| key.slot == slot) {
+            self.names
+                .remove(&key)
+                .map_err(|source| map_error("clear", NAMES, source))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, slot: u32, compiled: &Compiled) -> Result<(), ApplyError> {
+        for (key, entry) in &compiled.entries {
+            self.names
+                .insert(key, entry, 0)
+                .map_err(|source| map_error("write", NAMES, source))?;
+        }
+        self.plans
+            .set(slot, compiled.plan, 0)
+            .map_err(|source| map_error("write", PLANS, source))
+    }
+
+    fn read(&self, slot: u32) -> Result<(Plan, BTreeMap<Key, Entry>), ApplyError> {
+        let plan = self
+            .plans
+            .get(&slot, 0)
+            .map_err(|source| map_error("read", PLANS, source))?;
+        let mut entries = BTreeMap::new();
+        for item in self.names.iter() {
+            let (key, entry) = item.map_err(|source| map_error("read", NAMES, source))?;
+            if key.slot == slot {
+                entries.insert(key, entry);
+            }
+        }
+        Ok((plan, entries))
+    }
+}
+
+const ACTIVE: &str = "ACTIVE_PLAN";
+const PLANS: &str = "PLANS";
+const NAMES: &str = "POLICY";
+
+fn map_error(operation: &'static str, map: &'static str, source: MapError) -> ApplyError {
+    ApplyError::Map {
+        operation,
+        map,
+        source: Box::new(source),
+    }
+}
+
+fn random_seed() -> Result<Seed, ApplyError> {
+    let mut bytes = [0; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| ApplyError::Random)?;
+    let (a, b) = bytes.split_at(8);
+    Ok([
+        u64::from_ne_bytes(a.try_into().expect("half of 16")),
+        u64::from_ne_bytes(b.try_into().expect("half of 16")),
+    ])
+}
+
+/// Waits until every decision that began before has ended.
+fn wait_for_decisions() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: membarrier takes two integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0) };
+    if result != 0 {
+        // Not on kernels with nohz_full. A decision takes microseconds.
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Digests what a slot holds, the seed and what depends on it left out.
+fn map_digest(plan: &Plan, entries: &BTreeMap<Key, Entry>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut sets = vec![plan.open, plan.exec, plan.read, plan.write, plan.excepted];
+    sets.extend(plan.free);
+    sets.extend(plan.excepted_free);
+    sets.extend([plan.kill, plan.alert, plan.observe]);
+    for set in &sets {
+        add_set(&mut context, set);
+    }
+    for depths in [
+        plan.path_depths.exact,
+        plan.path_depths.below,
+        plan.exe_depths.exact,
+        plan.exe_depths.below,
+    ] {
+        context.update(&depths.to_le_bytes());
+    }
+    // The digests of the names depend on the seed, so the entries are put in
+    // an order that does not.
+    let mut values: Vec<(u32, [u64; RULE_WORDS], [u64; RULE_WORDS])> = entries
+        .iter()
+        .map(|(key, entry)| (key.dimension, entry.rules.0, entry.exceptions.0))
+        .collect();
+    values.sort_unstable();
+    for (dimension, rules, exceptions) in values {
+        context.update(&dimension.to_le_bytes());
+        add_set(&mut context, &RuleSet(rules));
+        add_set(&mut context, &RuleSet(exceptions));
+    }
+    context
+        .finish()
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
+}
+
+fn add_set(context: &mut digest::Context, set: &RuleSet) {
+    for word in set.0 {
+        context.update(&word.to_le_bytes());
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_does_not_depend_on_seed_or_slot() {
+        use shrike_proto::{
+            event::Action,
+            id::{PolicyName, RuleName},
+            policy::{Matcher, Mode, PathPattern, Policy, Rule, Trigger},
+        };
+        let set = |paths: &[&str]| {
+            PolicySet::new(
+                Generation(1),
+                vec![Policy {
+                    name: PolicyName::parse("p").unwrap(),
+                    mode: Mode::Enforce,
+                    nodes: BTreeMap::new(),
+                    rules: paths
+                        .iter()
+                        .enumerate()
+                        .map(|(number, path)| Rule {
+                            name: RuleName::parse(&format!("r{number}")).unwrap(),
+                            trigger: Trigger::Open,
+                            matcher: Matcher {
+                                paths: vec![PathPattern::parse(path).unwrap()],
+                                ..Matcher::default()
+                            },
+                            access: Vec::new(),
+                            unless: None,
+                            action: Action::Kill,
+                        })
+                        .collect(),
+                }],
+            )
+        };
+        let digest = |paths: &[&str], slot, seed| {
+            let compiled = compile(&set(paths), slot, seed).unwrap();
+            map_digest(&compiled.plan, &compiled.entries)
+        };
+        let paths = ["/a", "/b/", "/c/d"];
+        assert_eq!(digest(&paths, 0, [1, 2]), digest(&paths, 1, [3, 4]));
+        assert_ne!(digest(&paths, 0, [1, 2]), digest(&paths[..2], 0, [1, 2]));
+    }
+}

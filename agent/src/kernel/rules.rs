@@ -1,0 +1,250 @@
+//! From a policy set to what goes into the maps. Pure: seed and slot come from
+//! the caller.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shrike_agent_ebpf::{
+    digest::{Digest, Dimension, Key, Seed, components},
+    plan::{Entry, PathDepths, Plan, RULES_MAX, Word, depth_bit},
+};
+use shrike_proto::{
+    event::Action,
+    id::{Generation, PolicyName, RuleName},
+    policy::{Access, Matcher, Mode, PathPattern, PolicyError, PolicySet, Trigger},
+};
+
+/// Values that rules may name, all policies of a node together: half of the
+/// policy map, because two generations share it.
+pub const VALUES_MAX: usize = 65_536;
+
+/// A policy set that this node cannot carry out as written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// More rules than there are bits.
+    #[error(
+        "the policies for this node have {0} rules together; a node carries at most {RULES_MAX}"
+    )]
+    TooManyRules(usize),
+    /// More values than the map has room for.
+    #[error(
+        "the policies for this node name {0} different paths, programs and command names; a node carries at most {VALUES_MAX}"
+    )]
+    TooManyValues(usize),
+    /// A policy that does not hold together.
+    #[error("policy {policy}: {source}")]
+    Policy {
+        /// The policy.
+        policy: PolicyName,
+        /// What is wrong with it.
+        source: PolicyError,
+    },
+    /// Generation 0 stands for "none".
+    #[error("generation 0 stands for no policy: it cannot be applied")]
+    NoGeneration,
+}
+
+/// The names behind the rule numbers of one generation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuleTable {
+    rules: Vec<(PolicyName, RuleName)>,
+}
+
+impl RuleTable {
+    /// Returns the policy and rule of a number.
+    pub fn get(&self, rule: u16) -> Option<&(PolicyName, RuleName)> {
+        self.rules.get(usize::from(rule))
+    }
+
+    /// Returns the number of rules.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Says whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+}
+
+/// One generation, ready for the maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// Which generation.
+    pub generation: Generation,
+    /// What goes into the plan's slot.
+    pub plan: Plan,
+    /// What goes into the policy map, sorted by key.
+    pub entries: BTreeMap<Key, Entry>,
+    /// The names behind the numbers.
+    pub table: RuleTable,
+}
+
+/// Compiles a policy set for a slot of the maps.
+///
+/// # Errors
+/// [`CompileError`] when a node cannot carry it out as written.
+pub fn compile(set: &PolicySet, slot: u32, seed: Seed) -> Result<Compiled, CompileError> {
+    if set.generation == Generation::NONE {
+        return Err(CompileError::NoGeneration);
+    }
+    let count = set.policies.iter().map(|policy| policy.rules.len()).sum();
+    if count > RULES_MAX {
+        return Err(CompileError::TooManyRules(count));
+    }
+    let mut compiler = Compiler {
+        slot,
+        plan: Plan {
+            generation: set.generation.0,
+            seed,
+            ..Plan::default()
+        },
+        entries: BTreeMap::new(),
+    };
+    let mut table = RuleTable::default();
+    for policy in &set.policies {
+        policy.check().map_err(|source| CompileError::Policy {
+            policy: policy.name.clone(),
+            source,
+        })?;
+        for rule in &policy.rules {
+            let number = table.rules.len();
+            compiler.add(number, rule, policy.mode);
+            table.rules.push((policy.name.clone(), rule.name.clone()));
+        }
+    }
+    if compiler.entries.len() > VALUES_MAX {
+        return Err(CompileError::TooManyValues(compiler.entries.len()));
+    }
+    Ok(Compiled {
+        generation: set.generation,
+        plan: compiler.plan,
+        entries: compiler.entries,
+        table,
+    })
+}
+
+struct Compiler {
+    slot: u32,
+    plan: Plan,
+    entries: BTreeMap<Key, Entry>,
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy)]
+enum Place {
+    Rule,
+    Exception,
+}
+
+impl Compiler {
+    fn add(&mut self, number: usize, rule: &shrike_proto::policy::Rule, mode: Mode) {
+        match rule.trigger {
+            Trigger::Open => self.plan.open.insert(number),
+            Trigger::Exec => self.plan.exec.insert(number),
+        }
+        let access: BTreeSet<Access> = rule.access.iter().copied().collect();
+        if access.is_empty() || access.contains(&Access::Read) {
+            self.plan.read.insert(number);
+        }
+        if access.is_empty() || access.contains(&Access::Write) {
+            self.plan.write.insert(number);
+        }
+        match rule.action {
+            Action::Kill => self.plan.kill.insert(number),
+            Action::Alert => self.plan.alert.insert(number),
+            // `check` refused denials.
+            Action::Record | Action::Deny => {}
+        }
+        match mode {
+            Mode::Observe => self.plan.observe.insert(number),
+            Mode::Enforce => {}
+        }
+        for word in free_words(&rule.matcher) {
+            self.plan.free[word as usize].insert(number);
+        }
+        self.add_values(number, &rule.matcher, Place::Rule);
+        if let Some(unless) = &rule.unless {
+            self.plan.excepted.insert(number);
+            for word in free_words(unless) {
+                self.plan.excepted_free[word as usize].insert(number);
+            }
+            self.add_values(number, unless, Place::Exception);
+        }
+    }
+
+    fn add_values(&mut self, number: usize, matcher: &Matcher, place: Place) {
+        let seed = self.plan.seed;
+        for pattern in &matcher.paths {
+            note_depth(&mut self.plan.path_depths, pattern);
+            self.add_path(
+                number,
+                pattern,
+                place,
+                Dimension::PathExact,
+                Dimension::PathBelow,
+            );
+        }
+        for pattern in &matcher.exe {
+            note_depth(&mut self.plan.exe_depths, pattern);
+            self.add_path(
+                number,
+                pattern,
+                place,
+                Dimension::ExeExact,
+                Dimension::ExeBelow,
+            );
+        }
+        for comm in &matcher.comm {
+            let digest = Digest::component(seed, comm.as_str().as_bytes());
+            self.add_value(number, place, Dimension::Comm, digest);
+        }
+    }
+
+    fn add_path(
+        &mut self,
+        number: usize,
+        pattern: &PathPattern,
+        place: Place,
+        exact: Dimension,
+        below: Dimension,
+    ) {
+        let digest = Digest::path(self.plan.seed, pattern.as_str().as_bytes());
+        let dimension = if pattern.is_directory() { below } else { exact };
+        self.add_value(number, place, dimension, digest);
+    }
+
+    fn add_value(&mut self, number: usize, place: Place, dimension: Dimension, digest: Digest) {
+        let entry = self
+            .entries
+            .entry(Key::new(self.slot, dimension, digest))
+            .or_default();
+        match place {
+            Place::Rule => entry.rules.insert(number),
+            Place::Exception => entry.exceptions.insert(number),
+        }
+    }
+}
+
+/// Returns the words that a matcher does not give.
+fn free_words(matcher: &Matcher) -> impl Iterator<Item = Word> {
+    [
+        (Word::Comm, matcher.comm.is_empty()),
+        (Word::Path, matcher.paths.is_empty()),
+        (Word::Exe, matcher.exe.is_empty()),
+    ]
+    .into_iter()
+    .filter_map(|(word, free)| free.then_some(word))
+}
+
+fn note_depth(depths: &mut PathDepths, pattern: &PathPattern) {
+    let depth = components(pattern.as_str().as_bytes()).count();
+    let bit = depth_bit(u32::try_from(depth).expect("a path has at most 256 components"));
+    if pattern.is_directory() {
+        depths.below |= bit;
+    } else {
+        depths.exact |= bit;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! The sensor: the loaded programs and everything that belongs to them.
+
+use std::{collections::VecDeque, fs, io, os::unix::fs::MetadataExt as _, path::Path};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+};
+use shrike_agent_ebpf::counter::Counters;
+use shrike_proto::{
+    event::{Event, Verdict},
+    id::{Generation, SequenceNumber},
+    policy::PolicySet,
+};
+
+use super::{
+    AppliedPolicy, ApplyError, DecodeError, HookState, KernelCounters, RuleTable, Sample,
+    SensorError, counters, decode, hooks, object::OBJECT, offsets, policy_maps::PolicyMaps,
+    ring::Ring,
+};
+
+/// How the sensor is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SensorOptions {
+    /// Bytes of the ring: a power of two from 64 KiB to 1 GiB.
+    pub ring_bytes: u32,
+    /// Every open is an event; if not, only those that a rule matches.
+    pub record_opens: bool,
+}
+
+impl Default for SensorOptions {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 16 << 20,
+            record_opens: true,
+        }
+    }
+}
+
+/// Generations whose rule names are kept: those of records that may still be
+/// in the ring.
+const TABLES_MAX: usize = 16;
+
+/// The programs in the kernel, their ring and their maps.
+///
+/// Dropping it detaches and unloads everything.
+pub struct Sensor {
+    ring: Ring,
+    counters: PerCpuArray<MapData, Counters>,
+    policy: PolicyMaps,
+    tables: VecDeque<(Generation, RuleTable)>,
+    applied: Option<AppliedPolicy>,
+    hooks: Vec<HookState>,
+    undecodable: u64,
+    detached: bool,
+    missed: u64,
+    ebpf: Ebpf,
+}
+
+impl Sensor {
+    /// Looks up the kernel's offsets, loads the programs and attaches them.
+    /// Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`SensorError`] says in one line what this kernel lacks, or what the
+    /// agent may not do.
+    pub fn load(options: &SensorOptions) -> Result<Self, SensorError> {
+        check_ring_size(options.ring_bytes)?;
+        check_pid_namespace()?;
+        let offsets = offsets::resolve()?;
+        check_kprobes()?;
+        let btf =
+            Btf::from_sys_fs().map_err(|error| SensorError::UnreadableBtf(error.to_string()))?;
+        let agent = std::process::id();
+        let record_opens = u32::from(options.record_opens);
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("AGENT_TGID", &agent, true)
+            .override_global("RECORD_OPENS", &record_opens, true)
+            .map_max_entries("EVENTS", options.ring_bytes)
+            .load(OBJECT)
+            .map_err(load_error)?;
+        let ring: RingBuf<MapData> = take(&mut ebpf, "EVENTS")?;
+        let counters: PerCpuArray<MapData, Counters> = take(&mut ebpf, "COUNTERS")?;
+        let active: Array<MapData, u32> = take(&mut ebpf, "ACTIVE_PLAN")?;
+        let plans: Array<MapData, _> = take(&mut ebpf, "PLANS")?;
+        let names: HashMap<MapData, _, _> = take(&mut ebpf, "POLICY")?;
+        let hooks = hooks::attach(&mut ebpf, &btf, options.record_opens)?;
+        Ok(Self {
+            ring: Ring::new(ring).map_err(SensorError::Poll)?,
+            counters,
+            policy: PolicyMaps::new(active, plans, names),
+            tables: VecDeque::new(),
+            applied: None,
+            hooks,
+            undecodable: 0,
+            detached: false,
+            missed: 0,
+            ebpf,
+        })
+    }
+
+    /// Returns what is attached where, and what is not.
+    pub fn hooks(&self) -> &[HookState] {
+        &self.hooks
+    }
+
+    /// Waits for events and appends them to `out`, a bounded number at a
+    /// time. May return without any. Cancelling it loses nothing.
+    ///
+    /// Sequence number and wall-clock time are 0: they are the agent's to
+    /// give.
+    ///
+    /// # Errors
+    /// When the ring cannot be polled.
+    pub async fn next(&mut self, out: &mut Vec<Event>) -> io::Result<()> {
+        if self.drain(out) > 0 {
+            return Ok(());
+        }
+        self.ring.wait().await?;
+        self.drain(out);
+        Ok(())
+    }
+
+    /// Appends what is in the ring, a bounded number, without waiting.
+    /// Returns how many records were taken; 0: the ring is empty.
+    pub fn drain(&mut self, out: &mut Vec<Event>) -> usize {
+        let tables = &self.tables;
+        let undecodable = &mut self.undecodable;
+        self.ring.drain(|record| match decode(record) {
+            Ok(sample) => out.push(name_rule(sample, tables)),
+            Err(error) => {
+                *undecodable += 1;
+                report_undecodable(*undecodable, &error);
+            }
+        })
+    }
+
+    /// Swaps the rules in force, whole. On an error the ones before stay.
+    /// Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`ApplyError`] when the node cannot carry the set out as written.
+    pub fn apply(&mut self, set: &PolicySet) -> Result<AppliedPolicy, ApplyError> {
+        let (applied, table) = self.policy.apply(set)?;
+        if self.tables.len() == TABLES_MAX {
+            self.tables.pop_back();
+        }
+        self.tables.push_front((applied.generation, table));
+        self.applied = Some(applied);
+        Ok(applied)
+    }
+
+    /// Returns the generation in force.
+    pub fn applied(&self) -> Option<AppliedPolicy> {
+        self.applied
+    }
+
+    /// Returns what the hooks counted since the start.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn counters(&self) -> Result<KernelCounters, SensorError> {
+        let mut counters = counters::read(&self.counters).map_err(|source| SensorError::Map {
+            map: "COUNTERS",
+            source: Box::new(source),
+        })?;
+        let misses = if self.detached {
+            self.missed
+        } else {
+            hooks::recursion_misses(&self.ebpf)
+        };
+        if misses > 0 {
+            counters.hooks.entry("probes").or_default().missed = misses;
+        }
+        Ok(counters)
+    }
+
+    /// Takes the hooks out of the kernel: nothing is recorded or decided from
+    /// here on. What is in the ring stays there to be drained, and the counts
+    /// are final. Blocks until no hook runs any more.
+    pub fn detach(&mut self) {
+        self.missed = hooks::recursion_misses(&self.ebpf);
+        hooks::detach(&mut self.ebpf);
+        self.detached = true;
+    }
+
+    /// Returns how many records were not of their form.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+
+    /// Returns each program's name and how many instructions the verifier
+    /// looked at.
+    pub fn verified_instructions(&self) -> Vec<(String, u32)> {
+        hooks::verified_instructions(&self.ebpf)
+    }
+}
+
+fn check_ring_size(bytes: u32) -> Result<(), SensorError> {
+    if bytes.is_power_of_two() && (1 << 16..=1 << 30).contains(&bytes) {
+        return Ok(());
+    }
+    Err(SensorError::RingSize(bytes))
+}
+
+/// The programs know the agent by its process ID in the first PID namespace.
+fn check_pid_namespace() -> Result<(), SensorError> {
+    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+    const FIRST_PID_NAMESPACE: u64 = 0xeffffffc;
+    match fs::metadata("/proc/self/ns/pid") {
+        Ok(namespace) if namespace.ino() != FIRST_PID_NAMESPACE => Err(SensorError::PidNamespace),
+        // A kernel without PID namespaces has only the first one.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn check_kprobes() -> Result<(), SensorError> {
+    if Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
+        return Ok(());
+    }
+    Err(SensorError::NoKprobes)
+}
+
+fn load_error(error: aya::EbpfError) -> SensorError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<io::Error>()
+            && io.kind() == io::ErrorKind::PermissionDenied
+        {
+            return SensorError::NotPermitted {
+                operation: "creating maps".to_owned(),
+                source: Box::new(error),
+            };
+        }
+        cause = inner.source();
+    }
+    SensorError::LoadObject(Box::new(error))
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SensorError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(SensorError::ObjectPart(name))?;
+    T::try_from(map).map_err(|source| SensorError::Map {
+        map: name,
+        source: Box::new(source),
+    })
+}
+
+/// Puts names in the place of the rule's number.
+fn name_rule(sample: Sample, tables: &VecDeque<(Generation, RuleTable)>) -> Event {
+    let generation = Generation(sample.generation);
+    let verdict = sample.verdict.and_then(|verdict| {
+        let Some((policy, rule)) = tables
+            .iter()
+            .find(|(number, _)| *number == generation)
+            .and_then(|(_, table)| table.get(verdict.rule))
+        else {
+            tracing::error!(%generation, rule = verdict.rule, "a verdict names an unknown rule");
+            return None;
+        };
+        Some(Verdict {
+            action: verdict.action,
+            policy: policy.clone(),
+            rule: rule.clone(),
+            outcome: verdict.outcome,
+        })
+    });
+    Event {
+        sequence: SequenceNumber(0),
+        time_unix_ns: 0,
+        boot_time_ns: sample.boot_time_ns,
+        cpu: sample.cpu,
+        cpu_sequence: sample.cpu_sequence,
+        generation,
+        process: sample.process,
+        verdict,
+        fact: sample.fact,
+    }
+}
+
+/// Logs the first undecodable record, and then each power of two.
+fn report_undecodable(count: u64, error: &DecodeError) {
+    if count.is_power_of_two() {
+        tracing::error!(count, %error, "cannot decode a record");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_size_is_a_power_of_two_within_bounds() {
+        let check = |bytes: u32, fine: bool| {
+            assert_eq!(check_ring_size(bytes).is_ok(), fine, "{bytes}");
+        };
+        check(1 << 16, true);
+        check(16 << 20, true);
+        check(1 << 30, true);
+        check(1 << 15, false);
+        check((16 << 20) + 4096, false);
+        check(0, false);
+    }
+}
