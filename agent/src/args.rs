@@ -1,0 +1,95 @@
+//! What is typed on the command line.
+
+use std::{num::NonZeroU64, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::CONFIG_PATH;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  failed while running
+  2  bad input: arguments, configuration, certificate or policy
+  5  this machine lacks something that the agent needs: the message names it
+
+Logs go to stderr; SHRIKE_LOG sets their filter (default: info).";
+
+/// Shrike's agent: sees every exec and open on this machine, enforces
+/// policies inside the kernel, and delivers the events to a collector.
+#[derive(Debug, Parser)]
+#[command(name = "shrike-agent", version, after_help = EXIT_CODES)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run as this node's agent, connected to a collector
+    Run(ConfigArgs),
+    /// Show this machine's events without a collector, until interrupted
+    Watch(WatchArgs),
+    /// Look after the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the configuration and its key files, and print what holds after
+    /// the environment's overrides
+    Check(ConfigArgs),
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct ConfigArgs {
+    /// Configuration file; SHRIKE_AGENT_<FIELD> variables override its fields
+    #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+    pub config: PathBuf,
+}
+
+/// What to show, and how.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct WatchArgs {
+    /// Policy file to enforce while watching, whatever nodes it selects; may
+    /// be given several times
+    #[arg(long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+    /// How to print events
+    #[arg(short, long, value_enum, default_value_t = Output::Compact)]
+    pub output: Output,
+    /// Stop after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub duration: Option<NonZeroU64>,
+    /// Size of the kernel's ring buffer: a power of two
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    pub ring_bytes: u32,
+}
+
+/// How to print events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A line for people, coloured on a terminal
+    Compact,
+    /// One JSON object a line
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,627 @@
+//! What an operator tells the agent: TOML, then the environment on top.
+//!
+//! A configuration is read once, checked whole, and immutable afterwards. It
+//! names key files and holds no secret itself. An unknown field is an error:
+//! a misspelt setting that is silently ignored would be a hole in a security
+//! tool.
+
+mod environment;
+mod error;
+
+pub use error::ConfigError;
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use shrike_proto::{
+    batch::BATCH_EVENTS_MAX,
+    id::NodeId,
+    identity::Role,
+    tls::{self, TlsFiles},
+    transport,
+};
+
+/// Where `shrike-agent run` looks for its configuration.
+pub const CONFIG_PATH: &str = "/etc/shrike/agent.toml";
+
+/// Everything that an operator can set, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// The node's name: the ID in its certificate.
+    pub node: NodeId,
+    /// Collectors as `HOST:PORT`, tried in this order; at least one.
+    pub collectors: Vec<String>,
+    /// Key files.
+    pub tls: TlsFiles,
+    /// What policies select nodes by.
+    pub labels: BTreeMap<String, String>,
+    /// Where spans go; `None` exports nothing.
+    pub otlp_endpoint: Option<String>,
+    /// Size of the kernel's ring buffer: a power of two.
+    pub ring_bytes: u32,
+    /// Bounds of the queue of events that wait for acknowledgement.
+    pub queue: QueueLimits,
+    /// When a batch is cut.
+    pub batch: BatchLimits,
+}
+
+/// Bounds of the queue: whichever is reached first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Most events.
+    pub events_max: usize,
+    /// Most bytes, compressed where a batch is cut already.
+    pub bytes_max: usize,
+}
+
+/// When a batch is cut: whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// It has this many events.
+    pub events_max: usize,
+    /// Its first event waits this long.
+    pub delay: Duration,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self {
+            // Some minutes of a busy node while the collector restarts, in
+            // the memory that an agent may be expected to use.
+            events_max: 1_000_000,
+            bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            // Large enough that compression pays, small enough that a resend
+            // costs little.
+            events_max: 1024,
+            // What a person who follows the events does not notice.
+            delay: Duration::from_millis(200),
+        }
+    }
+}
+
+/// 16 MiB: some 50,000 opens, about a second of the busiest node.
+const RING_BYTES_DEFAULT: u32 = 16 << 20;
+
+impl AgentConfig {
+    /// Reads `path`, lets the environment override it, and checks the result.
+    /// Key files are not opened: see [`identity`](Self::identity).
+    ///
+    /// A missing file is an error unless it is [`CONFIG_PATH`] itself: a
+    /// container may be configured by its environment alone.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong, where, and how to mend it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path == Path::new(CONFIG_PATH) =>
+            {
+                String::new()
+            }
+            Err(source) => {
+                return Err(ConfigError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        Self::parse(path, &text, std::env::vars())
+    }
+
+    /// Parses the text of a configuration file; `path` is for messages only.
+    ///
+    /// # Errors
+    /// [`ConfigError`], as in [`load`](Self::load).
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut file: File =
+            toml::from_str(text).map_err(|error| parse_error(path, text, &error))?;
+        environment::apply(&mut file, environment)?;
+        file.check(path)
+    }
+
+    /// Opens the key files and checks that they speak for this node.
+    ///
+    /// # Errors
+    /// [`ConfigError::Tls`] names the file, [`ConfigError::OtherNode`] both
+    /// names.
+    pub fn identity(&self) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
+        let (tls, identity) = tls::client_config(&self.tls, &[Role::Agent])?;
+        if identity.id() != self.node.as_str() {
+            return Err(ConfigError::OtherNode {
+                node: self.node.to_string(),
+                certified: identity.id().to_owned(),
+                path: self.tls.certificate.clone(),
+            });
+        }
+        Ok(Arc::new(tls))
+    }
+}
+
+/// Prints the effective configuration as TOML that [`AgentConfig::load`]
+/// takes.
+impl fmt::Display for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = toml::to_string(&File::from(self)).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+/// The file as it is written: everything may be left out.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collectors: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ring_bytes: Option<u64>,
+    #[serde(default)]
+    tls: TlsSection,
+    #[serde(default)]
+    queue: QueueSection,
+    #[serde(default)]
+    batch: BatchSection,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct TlsSection {
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct QueueSection {
+    events_max: Option<u64>,
+    bytes_max: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct BatchSection {
+    events_max: Option<u64>,
+    delay_ms: Option<u64>,
+}
+
+impl File {
+    fn check(self, path: &Path) -> Result<AgentConfig, ConfigError> {
+        let missing = |field, variable| ConfigError::Missing {
+            field,
+            variable,
+            path: path.to_owned(),
+        };
+        let node = match &self.node {
+            Some(node) => node.clone(),
+            None => crate::node::hostname().to_lowercase(),
+        };
+        let node = NodeId::parse(&node).map_err(|source| ConfigError::Node { source })?;
+        let collectors = self.collectors.unwrap_or_default();
+        if collectors.is_empty() {
+            return Err(missing("collectors", "SHRIKE_AGENT_COLLECTORS"));
+        }
+        for address in &collectors {
+            transport::check_address(address)
+                .map_err(|source| ConfigError::Collector { source })?;
+        }
+        let tls = TlsFiles {
+            ca: self
+                .tls
+                .ca
+                .ok_or_else(|| missing("tls.ca", "SHRIKE_AGENT_TLS_CA"))?,
+            certificate: self
+                .tls
+                .certificate
+                .ok_or_else(|| missing("tls.certificate", "SHRIKE_AGENT_TLS_CERTIFICATE"))?,
+            key: self
+                .tls
+                .key
+                .ok_or_else(|| missing("tls.key", "SHRIKE_AGENT_TLS_KEY"))?,
+        };
+        check_labels(&self.labels)?;
+        let otlp_endpoint = self.otlp_endpoint.filter(|endpoint| !endpoint.is_empty());
+        if let Some(endpoint) = &otlp_endpoint {
+            check_endpoint(endpoint)?;
+        }
+        Ok(AgentConfig {
+            node,
+            collectors,
+            tls,
+            labels: self.labels,
+            otlp_endpoint,
+            ring_bytes: check_ring(self.ring_bytes)?,
+            queue: self.queue.check()?,
+            batch: self.batch.check()?,
+        })
+    }
+}
+
+impl From<&AgentConfig> for File {
+    fn from(config: &AgentConfig) -> Self {
+        Self {
+            node: Some(config.node.to_string()),
+            collectors: Some(config.collectors.clone()),
+            otlp_endpoint: config.otlp_endpoint.clone(),
+            ring_bytes: Some(config.ring_bytes.into()),
+            tls: TlsSection {
+                ca: Some(config.tls.ca.clone()),
+                certificate: Some(config.tls.certificate.clone()),
+                key: Some(config.tls.key.clone()),
+            },
+            queue: QueueSection {
+                events_max: Some(config.queue.events_max as u64),
+                bytes_max: Some(config.queue.bytes_max as u64),
+            },
+            batch: BatchSection {
+                events_max: Some(config.batch.events_max as u64),
+                delay_ms: Some(config.batch.delay.as_millis() as u64),
+            },
+            labels: config.labels.clone(),
+        }
+    }
+}
+
+impl QueueSection {
+    fn check(&self) -> Result<QueueLimits, ConfigError> {
+        let default = QueueLimits::default();
+        Ok(QueueLimits {
+            events_max: within(
+                "queue.events_max",
+                self.events_max,
+                default.events_max,
+                (1024, 100_000_000),
+                "1024 to 100000000",
+            )?,
+            bytes_max: within(
+                "queue.bytes_max",
+                self.bytes_max,
+                default.bytes_max,
+                // Two of the largest batches, so that one can be under way
+                // while the next is filled.
+                (8 << 20, 16 << 30),
+                "8388608 (8 MiB) to 17179869184 (16 GiB)",
+            )?,
+        })
+    }
+}
+
+impl BatchSection {
+    fn check(&self) -> Result<BatchLimits, ConfigError> {
+        let default = BatchLimits::default();
+        let delay_ms = within(
+            "batch.delay_ms",
+            self.delay_ms,
+            default.delay.as_millis() as usize,
+            (1, 60_000),
+            "1 to 60000",
+        )?;
+        Ok(BatchLimits {
+            events_max: within(
+                "batch.events_max",
+                self.events_max,
+                default.events_max,
+                (1, BATCH_EVENTS_MAX as u64),
+                "1 to 16384",
+            )?,
+            delay: Duration::from_millis(delay_ms as u64),
+        })
+    }
+}
+
+fn within(
+    field: &'static str,
+    value: Option<u64>,
+    default: usize,
+    (least, most): (u64, u64),
+    range: &'static str,
+) -> Result<usize, ConfigError> {
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    if (least..=most).contains(&value) {
+        Ok(value as usize)
+    } else {
+        Err(ConfigError::Range {
+            field,
+            value,
+            range,
+        })
+    }
+}
+
+/// Checks the size of the ring: a power of two and whole pages, as
+/// `BPF_MAP_TYPE_RINGBUF` wants it (kernel/bpf/ringbuf.c).
+fn check_ring(bytes: Option<u64>) -> Result<u32, ConfigError> {
+    let bytes = bytes.unwrap_or(RING_BYTES_DEFAULT.into());
+    if bytes.is_power_of_two() && (64 << 10..=1 << 30).contains(&bytes) {
+        Ok(bytes as u32)
+    } else {
+        Err(ConfigError::Range {
+            field: "ring_bytes",
+            value: bytes,
+            range: "a power of two from 65536 (64 KiB) to 1073741824 (1 GiB)",
+        })
+    }
+}
+
+/// Most labels, and longest key and value: they travel with every hello.
+const LABELS_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 253;
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    if labels.len() > LABELS_MAX {
+        return Err(ConfigError::Range {
+            field: "labels",
+            value: labels.len() as u64,
+            range: "at most 64 labels",
+        });
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.len() > LABEL_BYTES_MAX || key.chars().any(char::is_control) {
+            return Err(ConfigError::Value {
+                field: "labels",
+                value: key.clone(),
+                message: "a label's key has 1 to 253 bytes and no control characters",
+            });
+        }
+        if value.len() > LABEL_BYTES_MAX || value.chars().any(char::is_control) {
+            return Err(ConfigError::Value {
+                field: "labels",
+                value: value.clone(),
+                message: "a label's value has at most 253 bytes and no control characters",
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), ConfigError> {
+    let error = |message| {
+        Err(ConfigError::Value {
+            field: "otlp_endpoint",
+            value: endpoint.to_owned(),
+            message,
+        })
+    };
+    let Some(rest) = endpoint
+        .strip_prefix("http://")
+        .or_else(|| endpoint.strip_prefix("https://"))
+    else {
+        return error("write it as http://HOST:PORT");
+    };
+    if rest.is_empty() || rest.contains(char::is_whitespace) {
+        return error("write it as http://HOST:PORT");
+    }
+    if rest.contains('@') {
+        // The configuration is printed and logged.
+        return Err(ConfigError::Value {
+            field: "otlp_endpoint",
+            value: "…".to_owned(),
+            message: "credentials do not belong into an endpoint",
+        });
+    }
+    Ok(())
+}
+
+fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let offset = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..offset).unwrap_or_default();
+    ConfigError::Parse {
+        path: path.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before.chars().rev().take_while(|c| *c != '\n').count() + 1,
+        message: error.message().trim().replace('\n', ", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+node = "web-1"
+collectors = ["collector.example:7433", "[::1]:7433"]
+otlp_endpoint = "http://127.0.0.1:4317"
+ring_bytes = 1048576
+
+[tls]
+ca = "/etc/shrike/ca.pem"
+certificate = "/etc/shrike/agent.pem"
+key = "/etc/shrike/agent.key"
+
+[queue]
+events_max = 5000
+bytes_max = 8388608
+
+[batch]
+events_max = 10
+delay_ms = 50
+
+[labels]
+role = "web"
+"#;
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<AgentConfig, ConfigError> {
+        AgentConfig::parse(
+            Path::new("agent.toml"),
+            text,
+            environment
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        )
+    }
+
+    #[test]
+    fn whole_configuration_is_read() {
+        let config = parse(WHOLE, &[]).unwrap();
+        assert_eq!(config.node.as_str(), "web-1");
+        assert_eq!(config.collectors.len(), 2);
+        assert_eq!(config.ring_bytes, 1 << 20);
+        assert_eq!(config.queue.events_max, 5000);
+        assert_eq!(config.batch.delay, Duration::from_millis(50));
+        assert_eq!(config.labels["role"], "web");
+    }
+
+    #[test]
+    fn printed_configuration_reads_back_the_same() {
+        let config = parse(WHOLE, &[]).unwrap();
+        assert_eq!(parse(&config.to_string(), &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn environment_wins_over_the_file() {
+        let config = parse(
+            WHOLE,
+            &[
+                ("SHRIKE_AGENT_NODE", "web-2"),
+                ("SHRIKE_AGENT_COLLECTORS", "a:1, b:2"),
+                ("SHRIKE_AGENT_TLS_KEY", "/k"),
+                ("SHRIKE_AGENT_LABELS", "role=db,zone=x"),
+                ("SHRIKE_AGENT_QUEUE_EVENTS_MAX", "2048"),
+                ("HOME", "/"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.node.as_str(), "web-2");
+        assert_eq!(config.collectors, ["a:1", "b:2"]);
+        assert_eq!(config.tls.key, Path::new("/k"));
+        assert_eq!(config.labels["zone"], "x");
+        assert_eq!(config.queue.events_max, 2048);
+    }
+
+    #[test]
+    fn environment_alone_suffices() {
+        let config = parse(
+            "",
+            &[
+                ("SHRIKE_AGENT_NODE", "n"),
+                ("SHRIKE_AGENT_COLLECTORS", "c:7433"),
+                ("SHRIKE_AGENT_TLS_CA", "/ca"),
+                ("SHRIKE_AGENT_TLS_CERTIFICATE", "/cert"),
+                ("SHRIKE_AGENT_TLS_KEY", "/key"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.queue, QueueLimits::default());
+        assert_eq!(config.ring_bytes, RING_BYTES_DEFAULT);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        let check = |text: &str, expect: &str| {
+            let message = parse(text, &[]).unwrap_err().to_string();
+            assert!(message.contains(expect), "{message:?} lacks {expect:?}");
+        };
+        check("nodes = 1", "agent.toml:1:1: unknown field `nodes`");
+        check("\n\n  ring_bytes = \"x\"", "agent.toml:3:16: ");
+        check("node = \"a\"\nnode = \"b\"", "agent.toml:2:1: ");
+        check(
+            "[tls]\nkeys = \"x\"",
+            "agent.toml:2:1: unknown field `keys`",
+        );
+        check("node = [", "agent.toml:1:");
+        check("node = \"A B\"", "node: node name \"A B\" is not valid");
+        check("node = \"a\"", "collectors is missing");
+        check(
+            "node = \"a\"\ncollectors = [\"c\"]",
+            "\"c\" is not HOST:PORT",
+        );
+        check("node = \"a\"\ncollectors = [\"c:1\"]", "tls.ca is missing");
+        check(&WHOLE.replace("1048576", "1000"), "ring_bytes = 1000");
+        check(&WHOLE.replace("5000", "1"), "queue.events_max = 1");
+        check(&WHOLE.replace("= 10\n", "= 0\n"), "batch.events_max = 0");
+        check(&WHOLE.replace("delay_ms = 50", "delay_ms = 0"), "batch.delay_ms = 0");
+        check(
+            &WHOLE.replace("http://127", "127"),
+            "write it as http://HOST:PORT",
+        );
+    }
+
+    #[test]
+    fn mistakes_in_the_environment_name_the_variable() {
+        let check = |variable: &str, value: &str, expect: &str| {
+            let message = parse(WHOLE, &[(variable, value)]).unwrap_err().to_string();
+            assert!(message.contains(expect), "{message:?} lacks {expect:?}");
+        };
+        check(
+            "SHRIKE_AGENT_RING_BYTES",
+            "many",
+            "SHRIKE_AGENT_RING_BYTES=\"many\"",
+        );
+        check("SHRIKE_AGENT_LABELS", "role", "KEY=VALUE");
+        check(
+            "SHRIKE_AGENT_COLLECTOR",
+            "c:1",
+            "did you mean SHRIKE_AGENT_COLLECTORS",
+        );
+    }
+
+    #[test]
+    fn credentials_in_the_endpoint_are_refused_and_not_printed() {
+        let text = WHOLE.replace("127.0.0.1", "me:hunter2@127.0.0.1");
+        let message = parse(&text, &[]).unwrap_err().to_string();
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn missing_file_is_named() {
+        let message = AgentConfig::load(Path::new("/nowhere/agent.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("/nowhere/agent.toml"), "{message}");
+    }
+
+    #[test]
+    fn certificate_must_speak_for_the_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = params.self_signed(&key).unwrap();
+        fs::write(path("ca.pem"), ca.pem()).unwrap();
+        let issuer = rcgen::Issuer::new(params, key);
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(
+            "spiffe://a.test/agent/web-2".try_into().unwrap(),
+        )];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        fs::write(path("agent.pem"), certificate.pem()).unwrap();
+        fs::write(path("agent.key"), key.serialize_pem()).unwrap();
+        let mut config = parse(WHOLE, &[]).unwrap();
+        config.tls = TlsFiles {
+            ca: path("ca.pem"),
+            certificate: path("agent.pem"),
+            key: path("agent.key"),
+        };
+        let message = config.identity().unwrap_err().to_string();
+        assert!(message.contains("\"web-1\"") && message.contains("\"web-2\""));
+        config.node = NodeId::parse("web-2").unwrap();
+        config.identity().unwrap();
+    }
+}

@@ -1,0 +1,96 @@
+//! Why the agent ends other than by being asked to, and with which exit code.
+
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
+
+use shrike_proto::telemetry::TelemetryError;
+
+use crate::{
+    config::ConfigError,
+    kernel::{ApplyError, SensorError},
+};
+
+/// Failed while running.
+pub const EXIT_FAILED: u8 = 1;
+
+/// Bad input: arguments, configuration, certificate or policy.
+pub const EXIT_INPUT: u8 = 2;
+
+/// This machine lacks something that the agent needs.
+pub const EXIT_MACHINE: u8 = 5;
+
+/// Why the agent ends.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Logs or traces cannot be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// A policy file cannot be read.
+    #[error("cannot read the policy file {}", path.display())]
+    ReadPolicy {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Policy files have mistakes: one a line, each with its place.
+    #[error("{0}")]
+    Policy(String),
+    /// The kernel does not take the policies.
+    #[error("cannot put the policies into the kernel")]
+    Apply(#[from] ApplyError),
+    /// This machine lacks something.
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
+    /// This machine has no /proc.
+    #[error("cannot read the facts about this machine: is /proc mounted?")]
+    Facts(#[source] io::Error),
+    /// The kernel's ring failed.
+    #[error("cannot read the kernel's events")]
+    Ring(#[source] io::Error),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+    /// Events cannot be printed.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// No random numbers.
+    #[error("the system has no random numbers")]
+    Random,
+}
+
+impl AgentError {
+    /// Returns the exit code that stands for the error.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Config(_)
+            | Self::Telemetry(_)
+            | Self::ReadPolicy { .. }
+            | Self::Policy(_)
+            | Self::Apply(ApplyError::Compile(_))
+            | Self::Sensor(SensorError::RingSize(_)) => EXIT_INPUT,
+            Self::Sensor(_) | Self::Facts(_) => EXIT_MACHINE,
+            Self::Apply(_) | Self::Ring(_) | Self::Signals(_) | Self::Output(_) | Self::Random => {
+                EXIT_FAILED
+            }
+        })
+    }
+}
+
+/// Returns an error and its sources in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Wrappers that only repeat their source add nothing.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
+}

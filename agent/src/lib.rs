@@ -1,0 +1,29 @@
+//! Shrike's agent: it sees what a node's processes do, enforces policies
+//! inside the kernel, and delivers every event to a collector.
+//!
+//! ```text
+//! kernel → enrich → receipts → queue → session → collector
+//!    ↑                                               │
+//!    └──────────────── control ←─────────────────────┘
+//! ```
+//!
+//! One task owns the sensor and everything from there to the queue
+//! (`pipeline`); sessions are thin shells that it sends to and hears from.
+
+pub mod args;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod enrich;
+pub mod error;
+pub mod hooks;
+pub mod kernel;
+pub mod node;
+pub mod pipeline;
+pub mod queue;
+pub mod receipts;
+pub mod run;
+pub mod session;
+pub mod shutdown;
+pub mod signals;
+pub mod watch;

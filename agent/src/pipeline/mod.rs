@@ -1,0 +1,293 @@
+//! The one task that owns the sensor and all that follows from it.
+//!
+//! ```text
+//!            ApplyRequest                       Report
+//! control ───────────────→ ┌──────────┐ ←───────────── link ← collector
+//!         ←─── Applied ─── │ pipeline │
+//!                          └──────────┘ ─── batches ──→ link → collector
+//!                 sensor → intake → session (queue)
+//! ```
+//!
+//! Nobody else touches the state, so nothing is locked. It waits for the
+//! kernel, the collector and the control stream at once, does what is due,
+//! and never waits for any of them alone.
+
+mod intake;
+mod ledger;
+
+pub use intake::Intake;
+pub(crate) use ledger::ledger;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::ClientConfig;
+use shrike_proto::event::Event;
+use tokio::{
+    sync::{mpsc, watch},
+    task::block_in_place,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    control::{Applied, ApplyRequest},
+    error::{AgentError, chain},
+    kernel::Sensor,
+    session::{Attempt, Command, LINK_REPORTS_MAX, Link, Report, Session, SessionOptions},
+};
+
+/// Policy sets that wait to be applied: the control stream waits for each
+/// answer, so there is never a second one.
+pub const APPLY_REQUESTS_MAX: usize = 1;
+
+/// The kernel's counters are read this often: as often as a ledger goes out
+/// on its own.
+const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest time for the queue to empty when the agent stops.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time for the network to take what it was handed at the end.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest time for taking out what is left in the ring when the agent stops:
+/// a full one of the default size takes less.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the pipeline is built from.
+pub struct PipelineOptions {
+    /// The loaded sensor.
+    pub sensor: Sensor,
+    /// Made after the sensor was loaded.
+    pub intake: Intake,
+    /// For the session.
+    pub session: SessionOptions,
+    /// How to speak to collectors.
+    pub tls: Arc<ClientConfig>,
+    /// Where policy sets come from.
+    pub requests: mpsc::Receiver<ApplyRequest>,
+    /// Where the generation in force is told.
+    pub applied: watch::Sender<Option<Applied>>,
+}
+
+/// The task that owns the sensor, the process table, the queue and the
+/// session.
+pub struct Pipeline {
+    sensor: Sensor,
+    intake: Intake,
+    session: Session,
+    link: Option<(Attempt, Link)>,
+    tls: Arc<ClientConfig>,
+    requests: mpsc::Receiver<ApplyRequest>,
+    applied: watch::Sender<Option<Applied>>,
+    reports: mpsc::Receiver<(Attempt, Report)>,
+    report: mpsc::Sender<(Attempt, Report)>,
+    events: Vec<Event>,
+    ledger_after: Instant,
+}
+
+impl Pipeline {
+    /// Builds the task; nothing happens before [`run`](Self::run).
+    pub fn new(options: PipelineOptions, now: Instant) -> Self {
+        let (report, reports) = mpsc::channel(LINK_REPORTS_MAX);
+        Self {
+            sensor: options.sensor,
+            intake: options.intake,
+            session: Session::new(options.session, now),
+            link: None,
+            tls: options.tls,
+            requests: options.requests,
+            applied: options.applied,
+            reports,
+            report,
+            events: Vec::new(),
+            ledger_after: now,
+        }
+    }
+
+    /// Runs until `stop`, then takes out what the ring holds and delivers
+    /// what the queue holds, for as long as that may take.
+    ///
+    /// # Errors
+    /// [`AgentError::Ring`] when the kernel's events cannot be read.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
+        loop {
+            let deadline = self.session.next_deadline().unwrap_or(self.ledger_after);
+            tokio::select! {
+                // Small and rare things first: the ring always has more.
+                biased;
+                () = stop.cancelled() => break,
+                Some(request) = self.requests.recv() => self.apply(request),
+                Some((attempt, report)) = self.reports.recv() => self.hear(attempt, report),
+                result = self.sensor.next(&mut self.events) => {
+                    result.map_err(AgentError::Ring)?;
+                    self.take_in(Instant::now());
+                }
+                () = tokio::time::sleep_until(deadline.min(self.ledger_after).into()) => {}
+            }
+            self.advance(Instant::now());
+        }
+        self.finish().await;
+        Ok(())
+    }
+
+    fn take_in(&mut self, now: Instant) {
+        for mut event in self.events.drain(..) {
+            self.intake
+                .complete(&mut event, self.session.next_sequence(), now);
+            self.session.push(event, now);
+        }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        if now >= self.ledger_after {
+            self.ledger_after = now + LEDGER_INTERVAL;
+            self.count();
+        }
+        let commands = self.session.advance(now);
+        self.execute(commands, now);
+    }
+
+    fn count(&mut self) {
+        match self.sensor.counters() {
+            Ok(counters) => self.session.set_ledger(ledger(
+                &counters,
+                self.sensor.undecodable(),
+                self.session.queue().lost(),
+                self.session.next_sequence(),
+            )),
+            Err(error) => tracing::error!(error = chain(&error), "cannot read the counters"),
+        }
+    }
+
+    fn hear(&mut self, attempt: Attempt, report: Report) {
+        let now = Instant::now();
+        let commands = match report {
+            Report::Welcome(welcome) => self.session.handle_welcome(attempt, &welcome, now),
+            Report::Ack(ack) => self.session.handle_ack(attempt, &ack, now),
+            Report::Nack(nack) => self.session.handle_nack(attempt, &nack, now),
+            Report::Closed(reason) => {
+                self.link.take_if(|(present, _)| *present == attempt);
+                self.session.handle_closed(attempt, &reason, now)
+            }
+        };
+        self.execute(commands, now);
+    }
+
+    fn execute(&mut self, commands: Vec<Command>, now: Instant) {
+        for command in commands {
+            match command {
+                Command::Open {
+                    attempt,
+                    address,
+                    hello,
+                } => {
+                    let tls = Arc::clone(&self.tls);
+                    let link = Link::open(attempt, address, tls, *hello, self.report.clone());
+                    if let Some((_, old)) = self.link.replace((attempt, link)) {
+                        old.close();
+                    }
+                }
+                Command::Send(batch) => {
+                    let Some((attempt, link)) = &mut self.link else {
+                        continue;
+                    };
+                    let attempt = *attempt;
+                    if let Err(error) = link.send(*batch) {
+                        if let Some((_, link)) = self.link.take() {
+                            link.close();
+                        }
+                        // Waiting for the next attempt asks for nothing.
+                        self.session.handle_closed(attempt, &error.to_string(), now);
+                    }
+                }
+                Command::Settled(durable) => {
+                    if let Some((_, link)) = &mut self.link {
+                        link.settle(durable);
+                    }
+                }
+                Command::Close => {
+                    if let Some((_, link)) = self.link.take() {
+                        link.close();
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, request: ApplyRequest) {
+        let hash = request.set.hash();
+        let result = {
+            let _span = tracing::info_span!(
+                parent: &request.span,
+                "policy.map_update",
+                generation = request.set.generation.0,
+                policies = request.set.policies.len(),
+            )
+            .entered();
+            // Some milliseconds of map writes, which nothing here can outrun.
+            block_in_place(|| self.sensor.apply(&request.set))
+        };
+        let result = match result {
+            Ok(applied) => {
+                let applied = Applied {
+                    generation: applied.generation,
+                    hash,
+                    map_digest: applied.digest,
+                };
+                self.applied.send_replace(Some(applied));
+                Ok(applied)
+            }
+            Err(error) => Err(chain(&error)),
+        };
+        // Nobody waits when the control stream broke: its next hello tells.
+        let _ = request.reply.send(result);
+    }
+
+    /// Takes out what the ring holds, delivers what the queue holds.
+    async fn finish(mut self) {
+        self.drain_ring();
+        let now = Instant::now();
+        self.count();
+        let commands = self.session.handle_stop(now);
+        self.execute(commands, now);
+        let until = now + FLUSH_TIMEOUT;
+        while !self.session.is_drained() && Instant::now() < until {
+            let deadline = self
+                .session
+                .next_deadline()
+                .map_or(until, |deadline| deadline.min(until));
+            tokio::select! {
+                Some((attempt, report)) = self.reports.recv() => self.hear(attempt, report),
+                () = tokio::time::sleep_until(deadline.into()) => {}
+            }
+            let now = Instant::now();
+            let commands = self.session.advance(now);
+            self.execute(commands, now);
+        }
+        let waiting = self.session.queue().events_held();
+        if waiting > 0 {
+            tracing::warn!(
+                waiting,
+                "stopping with events that no collector has acknowledged: they are lost"
+            );
+        }
+        if let Some((_, link)) = self.link.take() {
+            // Reports are not read any longer, so a link that has some ends
+            // by the time-out at the latest.
+            self.reports.close();
+            let _ = tokio::time::timeout(FINISH_TIMEOUT, link.finish()).await;
+        }
+    }
+
+    fn drain_ring(&mut self) {
+        block_in_place(|| self.sensor.detach());
+        let until = Instant::now() + DRAIN_TIMEOUT;
+        while self.sensor.drain(&mut self.events) > 0 && Instant::now() < until {
+            self.take_in(Instant::now());
+        }
+        self.take_in(Instant::now());
+    }
+}

@@ -1,0 +1,139 @@
+//! `shrike-agent run`: builds the agent, waits, stops it in order.
+
+use std::time::Instant;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use shrike_proto::{
+    id::Epoch,
+    telemetry::{self, TelemetryOptions},
+    wire::ingest,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::block_in_place,
+};
+
+use crate::{
+    config::AgentConfig,
+    control::{Control, ControlOptions},
+    error::AgentError,
+    hooks,
+    kernel::{Sensor, SensorOptions},
+    node::NodeFacts,
+    pipeline::{APPLY_REQUESTS_MAX, Intake, Pipeline, PipelineOptions},
+    session::SessionOptions,
+    shutdown::{Stage, stop_in_order},
+    signals::Signals,
+};
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`AgentError`], with the exit code that stands for it.
+pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
+    let tls = config.identity()?;
+    let telemetry = telemetry::init(&TelemetryOptions {
+        service_name: "shrike-agent",
+        instance: config.node.to_string(),
+        otlp_endpoint: config.otlp_endpoint.clone(),
+        default_filter: "info",
+    })?;
+    let mut signals = Signals::listen().map_err(AgentError::Signals)?;
+    let facts = NodeFacts::read().map_err(AgentError::Facts)?;
+    let sensor = load(&SensorOptions {
+        ring_bytes: config.ring_bytes,
+        ..SensorOptions::default()
+    })?;
+    for line in hooks::lines(sensor.hooks()) {
+        tracing::info!("{line}");
+    }
+    let now = Instant::now();
+    let epoch = random_epoch()?;
+    let info = node_info(&config, &facts, &sensor);
+    let (request, requests) = mpsc::channel(APPLY_REQUESTS_MAX);
+    let (applied, in_force) = watch::channel(None);
+    let control = Control::new(
+        ControlOptions {
+            node: config.node.to_string(),
+            boot_id: facts.boot_id.clone(),
+            info: info.clone(),
+            collectors: config.collectors.clone(),
+            tls: tls.clone(),
+            seed: u64::from_le_bytes(epoch.0[8..].try_into().expect("an epoch has 16 bytes")),
+        },
+        in_force,
+        request,
+    );
+    let pipeline = Pipeline::new(
+        PipelineOptions {
+            sensor,
+            intake: Intake::from_running_system(now),
+            session: SessionOptions {
+                node: config.node.to_string(),
+                boot_id: facts.boot_id,
+                info,
+                collectors: config.collectors,
+                queue: config.queue,
+                batch: config.batch,
+                epoch,
+            },
+            tls,
+            requests,
+            applied,
+        },
+        now,
+    );
+
+    let stages = [Stage::new("control"), Stage::new("pipeline")];
+    let [control_stage, pipeline_stage] = &stages;
+    control_stage
+        .tasks
+        .spawn(control.run(control_stage.stop.clone()));
+    let mut pipeline = pipeline_stage
+        .tasks
+        .spawn(pipeline.run(pipeline_stage.stop.clone()));
+    tracing::info!(node = %config.node, %epoch, "ready");
+
+    let mut early = None;
+    tokio::select! {
+        name = signals.next() => tracing::info!(signal = name, "stopping"),
+        result = &mut pipeline => early = Some(result),
+    }
+    stop_in_order(&stages).await;
+    let result = match early {
+        Some(result) => result,
+        // A stuck pipeline was reported already.
+        None if !pipeline.is_finished() => Ok(Ok(())),
+        None => pipeline.await,
+    };
+    block_in_place(|| telemetry.shutdown());
+    match result {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Loads the sensor, which reads the kernel's type information: some tenths
+/// of a second.
+pub(crate) fn load(options: &SensorOptions) -> Result<Sensor, AgentError> {
+    Ok(block_in_place(|| Sensor::load(options))?)
+}
+
+/// Returns an epoch that no agent ever had.
+pub(crate) fn random_epoch() -> Result<Epoch, AgentError> {
+    let mut epoch = [0; 16];
+    SystemRandom::new()
+        .fill(&mut epoch)
+        .map_err(|_| AgentError::Random)?;
+    Ok(Epoch(epoch))
+}
+
+fn node_info(config: &AgentConfig, facts: &NodeFacts, sensor: &Sensor) -> ingest::NodeInfo {
+    ingest::NodeInfo {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: facts.kernel_release.clone(),
+        hostname: facts.hostname.clone(),
+        labels: config.labels.clone(),
+        hooks: hooks::to_wire(sensor.hooks()),
+    }
+}

@@ -1,0 +1,470 @@
+//! The event protocol, from the agent's side, without a network or a clock.
+//!
+//! ```text
+//!            Open              welcome
+//!  Waiting ───────→ Opening ───────────→ Streaming ─┐ batch, ack, nack
+//!     ↑                │                     │  ↑   │
+//!     └────────────────┴── closed, silence, ─┘  └───┘
+//!        backoff           or a violation
+//! ```
+//!
+//! A session resumes where the collector's welcome says that its disk ends:
+//! what is durable leaves the queue, the rest is sent again. What the peer
+//! says is checked against what was sent; a collector that contradicts itself
+//! loses the connection, never an event.
+
+use std::time::{Duration, Instant};
+
+use shrike_proto::{
+    event::Event,
+    id::{Epoch, SequenceNumber},
+    ledger::{Ledger, LossReason},
+    wire::ingest,
+};
+
+use super::Backoff;
+use crate::{
+    config::{BatchLimits, QueueLimits},
+    queue::Queue,
+};
+
+/// Longest wait for a collector's welcome, dialling included.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Longest wait for an acknowledgement while batches are under way. A
+/// collector that cannot store says so; one that says nothing is stuck.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A changed ledger goes out at least this often.
+const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A session that lasted this long was a good one, even without an event.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+
+/// Most batches under way, whatever the collector offers: they are in memory
+/// twice while they are sent, and are the last to be given up.
+pub const CREDIT_MAX: u32 = 64;
+
+/// Longest pause that a collector can ask for.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Number of an attempt to hold a session: tells reports of an old
+/// connection from those of the present one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Attempt(pub u64);
+
+/// What the shell is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Dial a collector and begin with this hello.
+    Open {
+        /// Number to put on every report.
+        attempt: Attempt,
+        /// `HOST:PORT`.
+        address: String,
+        /// First message.
+        hello: Box<ingest::Hello>,
+    },
+    /// Send a batch on the open stream.
+    Send(Box<ingest::Batch>),
+    /// Everything up to here is on the collector's disk.
+    Settled(SequenceNumber),
+    /// End the stream.
+    Close,
+}
+
+/// What a session needs to know and nobody tells it later.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Name in the hello.
+    pub node: String,
+    /// Boot in the hello.
+    pub boot_id: String,
+    /// The rest of the hello.
+    pub info: ingest::NodeInfo,
+    /// Collectors, tried in this order; at least one.
+    pub collectors: Vec<String>,
+    /// Bounds of the queue.
+    pub queue: QueueLimits,
+    /// When a batch is cut.
+    pub batch: BatchLimits,
+    /// Life of the queue: random for each start.
+    pub epoch: Epoch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    Waiting {
+        until: Instant,
+    },
+    Opening {
+        since: Instant,
+    },
+    Streaming {
+        since: Instant,
+        credit: u32,
+        paused_until: Option<Instant>,
+        /// When the collector last moved, or had nothing to do.
+        progress: Instant,
+    },
+}
+
+/// The agent's side of the event protocol, and the queue that it empties.
+#[derive(Debug)]
+pub struct Session {
+    options: SessionOptions,
+    queue: Queue,
+    state: State,
+    attempt: Attempt,
+    collector: usize,
+    backoff: Backoff,
+    ledger: Ledger,
+    ledger_sent: Option<Ledger>,
+    ledger_sent_at: Option<Instant>,
+    stopping: bool,
+}
+
+impl Session {
+    /// Starts without a connection; the first one is due at once.
+    ///
+    /// # Panics
+    /// Without a collector: the configuration has at least one.
+    pub fn new(options: SessionOptions, now: Instant) -> Self {
+        assert!(!options.collectors.is_empty(), "checked at the edge");
+        let seed = options.epoch.0;
+        Self {
+            queue: Queue::new(options.epoch, options.queue, options.batch),
+            state: State::Waiting { until: now },
+            attempt: Attempt(0),
+            collector: 0,
+            backoff: Backoff::new(u64::from_le_bytes(
+                seed[..8].try_into().expect("an epoch has 16 bytes"),
+            )),
+            ledger: Ledger::default(),
+            ledger_sent: None,
+            ledger_sent_at: None,
+            stopping: false,
+            options,
+        }
+    }
+
+    /// Returns the sequence number that the next event gets.
+    pub fn next_sequence(&self) -> SequenceNumber {
+        self.queue.next_sequence()
+    }
+
+    /// Returns the queue, for the ledger and the status line.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Takes in an event that carries [`next_sequence`](Self::next_sequence).
+    /// Nothing is sent before [`advance`](Self::advance).
+    pub fn push(&mut self, event: Event, now: Instant) {
+        self.queue.push(event, now);
+    }
+
+    /// Takes in the counts as they are; they go out with the next batch, or
+    /// alone when no batch is due.
+    pub fn set_ledger(&mut self, ledger: Ledger) {
+        self.ledger = ledger;
+    }
+
+    /// Does whatever is due.
+    pub fn advance(&mut self, now: Instant) -> Vec<Command> {
+        self.queue.cut_if_due(now);
+        let mut commands = Vec::new();
+        match self.state {
+            State::Waiting { until } if now >= until => commands.push(self.open(now)),
+            State::Waiting { .. } => {}
+            State::Opening { since } => {
+                if now >= since + WELCOME_TIMEOUT {
+                    self.abandon("no welcome from the collector", now, &mut commands);
+                }
+            }
+            State::Streaming { .. } => self.stream(now, &mut commands),
+        }
+        commands
+    }
+
+    /// Returns when [`advance`](Self::advance) has something to do next, at
+    /// the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let own = match self.state {
+            State::Waiting { until } => Some(until),
+            State::Opening { since } => Some(since + WELCOME_TIMEOUT),
+            State::Streaming {
+                paused_until,
+                progress,
+                ..
+            } => {
+                let stall =
+                    (self.queue.batches_under_way() > 0).then_some(progress + STALL_TIMEOUT);
+                let ledger = (self.ledger_sent.as_ref() != Some(&self.ledger))
+                    .then(|| self.ledger_sent_at.map(|at| at + LEDGER_INTERVAL))
+                    .flatten();
+                [paused_until, stall, ledger].into_iter().flatten().min()
+            }
+        };
+        own.into_iter().chain(self.queue.cut_at()).min()
+    }
+
+    /// The collector took the session.
+    pub fn handle_welcome(
+        &mut self,
+        attempt: Attempt,
+        welcome: &ingest::Welcome,
+        now: Instant,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if attempt != self.attempt {
+            return commands;
+        }
+        if !matches!(self.state, State::Opening { .. }) {
+            self.abandon("a second welcome", now, &mut commands);
+            return commands;
+        }
+        let durable = SequenceNumber(welcome.durable_sequence);
+        self.queue.rewind();
+        if let Err(error) = self.queue.acknowledge(durable) {
+            self.abandon(&error.to_string(), now, &mut commands);
+            return commands;
+        }
+        let missing = self.queue.lose_acknowledged(durable);
+        if missing > 0 {
+            tracing::error!(
+                missing,
+                "the collector's store lacks events that it had acknowledged"
+            );
+        }
+        tracing::info!(
+            collector = self.options.collectors[self.collector],
+            durable = durable.0,
+            waiting = self.queue.events_held(),
+            "delivering events"
+        );
+        self.state = State::Streaming {
+            since: now,
+            credit: welcome.credit.clamp(1, CREDIT_MAX),
+            paused_until: None,
+            progress: now,
+        };
+        // Every session begins by telling the ledger.
+        self.ledger_sent = None;
+        self.ledger_sent_at = None;
+        commands.push(Command::Settled(durable));
+        self.stream(now, &mut commands);
+        commands
+    }
+
+    /// Events up to a number are on the collector's disk.
+    pub fn handle_ack(
+        &mut self,
+        attempt: Attempt,
+        ack: &ingest::Ack,
+        now: Instant,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if attempt != self.attempt {
+            return commands;
+        }
+        if !matches!(self.state, State::Streaming { .. }) {
+            self.abandon("an acknowledgement before the welcome", now, &mut commands);
+            return commands;
+        }
+        if ack.epoch != self.options.epoch.0 {
+            self.abandon("an acknowledgement of another epoch", now, &mut commands);
+            return commands;
+        }
+        let durable = SequenceNumber(ack.durable_sequence);
+        match self.queue.acknowledge(durable) {
+            Err(error) => {
+                self.abandon(&error.to_string(), now, &mut commands);
+                return commands;
+            }
+            Ok(0) => {}
+            Ok(_) => {
+                self.backoff.reset();
+                self.note_progress(now);
+            }
+        }
+        commands.push(Command::Settled(durable));
+        self.stream(now, &mut commands);
+        commands
+    }
+
+    /// The collector did not store a batch.
+    pub fn handle_nack(
+        &mut self,
+        attempt: Attempt,
+        nack: &ingest::Nack,
+        now: Instant,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if attempt != self.attempt {
+            return commands;
+        }
+        if !matches!(self.state, State::Streaming { .. }) {
+            self.abandon("a refusal before the welcome", now, &mut commands);
+            return commands;
+        }
+        let first = SequenceNumber(nack.first_sequence);
+        self.note_progress(now);
+        match &nack.reason {
+            Some(ingest::nack::Reason::RetryAfterMs(pause_ms)) => {
+                let pause = Duration::from_millis((*pause_ms).into()).min(PAUSE_MAX);
+                tracing::warn!(
+                    first = first.0,
+                    pause_ms,
+                    "the collector cannot store right now"
+                );
+                self.queue.rewind_to(first);
+                if let State::Streaming { paused_until, .. } = &mut self.state {
+                    *paused_until = Some(now + pause);
+                }
+            }
+            Some(ingest::nack::Reason::Poison(reason)) => {
+                match self.queue.give_up(first, LossReason::Quarantined) {
+                    Some(events) => tracing::error!(
+                        first = first.0,
+                        events,
+                        reason = reason.escape_debug().to_string(),
+                        "the collector refused a batch for good: its events are lost"
+                    ),
+                    None => tracing::warn!(
+                        first = first.0,
+                        "the collector refused a batch that is not waiting"
+                    ),
+                }
+            }
+            None => {
+                self.abandon("a refusal without a reason", now, &mut commands);
+                return commands;
+            }
+        }
+        self.stream(now, &mut commands);
+        commands
+    }
+
+    /// The connection ended, or never came to be.
+    pub fn handle_closed(&mut self, attempt: Attempt, reason: &str, now: Instant) -> Vec<Command> {
+        if attempt == self.attempt && !matches!(self.state, State::Waiting { .. }) {
+            self.retry(reason, now);
+        }
+        Vec::new()
+    }
+
+    /// Begins the end: whatever waits is sent as soon as it can be.
+    pub fn handle_stop(&mut self, now: Instant) -> Vec<Command> {
+        self.stopping = true;
+        self.queue.cut();
+        self.advance(now)
+    }
+
+    /// Says whether nothing waits any longer, the ledger included while there
+    /// is a session to tell it.
+    pub fn is_drained(&self) -> bool {
+        let told = !matches!(self.state, State::Streaming { .. })
+            || self.ledger_sent.as_ref() == Some(&self.ledger);
+        self.queue.is_empty() && told
+    }
+
+    fn open(&mut self, now: Instant) -> Command {
+        self.attempt.0 += 1;
+        self.state = State::Opening { since: now };
+        Command::Open {
+            attempt: self.attempt,
+            address: self.options.collectors[self.collector].clone(),
+            hello: Box::new(ingest::Hello {
+                node: self.options.node.clone(),
+                boot_id: self.options.boot_id.clone(),
+                epoch: self.options.epoch.0.to_vec(),
+                first_sequence: self.queue.first_sequence().0,
+                next_sequence: self.queue.next_sequence().0,
+                info: Some(self.options.info.clone()),
+            }),
+        }
+    }
+
+    /// Sends what credit and pauses allow.
+    fn stream(&mut self, now: Instant, commands: &mut Vec<Command>) {
+        let State::Streaming {
+            credit,
+            paused_until,
+            progress,
+            since,
+        } = &mut self.state
+        else {
+            return;
+        };
+        if now >= *since + GOOD_SESSION {
+            self.backoff.reset();
+        }
+        if self.queue.batches_under_way() == 0 {
+            *progress = now;
+        }
+        let credit = *credit as usize;
+        let stalled = now >= *progress + STALL_TIMEOUT;
+        if paused_until.is_some_and(|until| now >= until) {
+            *paused_until = None;
+        }
+        let paused = paused_until.is_some();
+        if stalled {
+            self.abandon("no acknowledgement for a minute", now, commands);
+            return;
+        }
+        while !paused
+            && self.queue.batches_under_way() < credit
+            && let Some(batch) = self.queue.take_next()
+        {
+            commands.push(self.send(batch, now));
+        }
+        let ledger_due = self.stopping
+            || self
+                .ledger_sent_at
+                .is_none_or(|at| now >= at + LEDGER_INTERVAL);
+        if ledger_due && self.ledger_sent.as_ref() != Some(&self.ledger) {
+            let batch = self.queue.empty_batch();
+            commands.push(self.send(batch, now));
+        }
+    }
+
+    fn send(&mut self, mut batch: ingest::Batch, now: Instant) -> Command {
+        batch.ledger = Some(self.ledger.clone().into());
+        self.ledger_sent = Some(self.ledger.clone());
+        self.ledger_sent_at = Some(now);
+        Command::Send(Box::new(batch))
+    }
+
+    fn note_progress(&mut self, now: Instant) {
+        if let State::Streaming { progress, .. } = &mut self.state {
+            *progress = now;
+        }
+    }
+
+    fn abandon(&mut self, reason: &str, now: Instant, commands: &mut Vec<Command>) {
+        commands.push(Command::Close);
+        self.retry(reason, now);
+    }
+
+    fn retry(&mut self, reason: &str, now: Instant) {
+        let delay = self.backoff.next_delay();
+        tracing::warn!(
+            collector = self.options.collectors[self.collector],
+            reason,
+            retry_in_ms = delay.as_millis() as u64,
+            waiting = self.queue.events_held(),
+            "not connected to the collector"
+        );
+        // The one that worked is tried again first; only one that never
+        // welcomed gives way to the next.
+        if matches!(self.state, State::Opening { .. }) {
+            self.collector = (self.collector + 1) % self.options.collectors.len();
+        }
+        self.queue.rewind();
+        self.state = State::Waiting { until: now + delay };
+    }
+}
+
+#[cfg(test)]
+mod tests;

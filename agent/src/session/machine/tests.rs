@@ -1,0 +1,440 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use shrike_proto::{
+    batch,
+    event::{Fact, Open, Process},
+    id::Generation,
+};
+
+use super::*;
+
+const EPOCH: Epoch = Epoch([9; 16]);
+
+fn session(now: Instant) -> Session {
+    Session::new(
+        SessionOptions {
+            node: "web-1".to_owned(),
+            boot_id: "boot".to_owned(),
+            info: ingest::NodeInfo::default(),
+            collectors: vec!["a:1".to_owned(), "b:1".to_owned()],
+            queue: QueueLimits {
+                events_max: 1000,
+                bytes_max: 64 << 20,
+            },
+            batch: BatchLimits {
+                events_max: 2,
+                delay: Duration::from_millis(100),
+            },
+            epoch: EPOCH,
+        },
+        now,
+    )
+}
+
+fn push(session: &mut Session, count: usize, now: Instant) {
+    for _ in 0..count {
+        let event = Event {
+            sequence: session.next_sequence(),
+            time_unix_ns: 0,
+            boot_time_ns: 0,
+            cpu: 0,
+            cpu_sequence: 0,
+            generation: Generation::NONE,
+            process: Process::default(),
+            verdict: None,
+            fact: Fact::Open(Open::default()),
+        };
+        session.push(event, now);
+    }
+}
+
+fn welcome(durable_sequence: u64, credit: u32) -> ingest::Welcome {
+    ingest::Welcome {
+        durable_sequence,
+        credit,
+    }
+}
+
+fn ack(durable_sequence: u64) -> ingest::Ack {
+    ingest::Ack {
+        epoch: EPOCH.0.to_vec(),
+        durable_sequence,
+    }
+}
+
+fn nack(first_sequence: u64, reason: ingest::nack::Reason) -> ingest::Nack {
+    ingest::Nack {
+        first_sequence,
+        reason: Some(reason),
+    }
+}
+
+/// First sequence and count of each batch that has events.
+fn batches(commands: &[Command]) -> Vec<(u64, u32)> {
+    commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Send(batch) if batch.count > 0 => Some((batch.first_sequence, batch.count)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn opened(session: &mut Session, now: Instant) -> (Attempt, ingest::Hello, String) {
+    for command in session.advance(now) {
+        if let Command::Open {
+            attempt,
+            hello,
+            address,
+        } = command
+        {
+            return (attempt, *hello, address);
+        }
+    }
+    panic!("a connection is due");
+}
+
+fn streaming(session: &mut Session, durable: u64, now: Instant) -> (Attempt, Vec<Command>) {
+    let (attempt, _, _) = opened(session, now);
+    let commands = session.handle_welcome(attempt, &welcome(durable, 8), now);
+    (attempt, commands)
+}
+
+#[test]
+fn welcome_releases_what_waits() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 5, now);
+    let (_, commands) = streaming(&mut session, 0, now);
+    assert_eq!(batches(&commands), [(1, 2), (3, 2)]);
+}
+
+#[test]
+fn open_batch_goes_out_after_its_delay() {
+    let now = Instant::now();
+    let mut session = session(now);
+    streaming(&mut session, 0, now);
+    push(&mut session, 1, now);
+    assert_eq!(batches(&session.advance(now)), []);
+    let due = session.next_deadline().unwrap();
+    assert_eq!(due, now + Duration::from_millis(100));
+    assert_eq!(batches(&session.advance(due)), [(1, 1)]);
+}
+
+#[test]
+fn session_resumes_behind_what_is_durable() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 6, now);
+    let (attempt, commands) = streaming(&mut session, 0, now);
+    assert_eq!(batches(&commands).len(), 3);
+    session.handle_closed(attempt, "gone", now);
+    let later = now + Duration::from_secs(11);
+    let (attempt, hello, address) = opened(&mut session, later);
+    assert_eq!((hello.first_sequence, hello.next_sequence), (1, 7));
+    assert_eq!(address, "a:1", "the one that worked is tried first");
+    let commands = session.handle_welcome(attempt, &welcome(2, 8), later);
+    assert_eq!(batches(&commands), [(3, 2), (5, 2)]);
+}
+
+#[test]
+fn credit_bounds_what_is_under_way() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 10, now);
+    let (attempt, _, _) = opened(&mut session, now);
+    let commands = session.handle_welcome(attempt, &welcome(0, 2), now);
+    assert_eq!(batches(&commands), [(1, 2), (3, 2)]);
+    let commands = session.handle_ack(attempt, &ack(2), now);
+    assert_eq!(batches(&commands), [(5, 2)]);
+}
+
+#[test]
+fn pause_is_kept_and_the_batch_sent_again() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 4, now);
+    let (attempt, _) = streaming(&mut session, 0, now);
+    let retry = nack(3, ingest::nack::Reason::RetryAfterMs(500));
+    assert_eq!(batches(&session.handle_nack(attempt, &retry, now)), []);
+    let before = now + Duration::from_millis(499);
+    assert_eq!(batches(&session.advance(before)), []);
+    let after = now + Duration::from_millis(500);
+    assert_eq!(batches(&session.advance(after)), [(3, 2)]);
+}
+
+#[test]
+fn poison_is_quarantined_and_the_rest_goes_on() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 6, now);
+    let (attempt, _) = streaming(&mut session, 0, now);
+    let poison = nack(3, ingest::nack::Reason::Poison("bad".to_owned()));
+    let commands = session.handle_nack(attempt, &poison, now);
+    let Some(Command::Send(batch)) = commands.first() else {
+        panic!("the rest is sent again: {commands:?}");
+    };
+    assert_eq!(batch.first_sequence, 5);
+    assert_eq!((batch.lost[0].first_sequence, batch.lost[0].count), (3, 2));
+    session.handle_ack(attempt, &ack(6), now);
+    assert_eq!(
+        session.queue().lost(),
+        BTreeMap::from([(LossReason::Quarantined, 2)])
+    );
+}
+
+#[test]
+fn changed_ledger_goes_out_alone_once_a_second() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let (_, commands) = streaming(&mut session, 0, now);
+    assert!(matches!(commands.last(), Some(Command::Send(batch)) if batch.count == 0));
+    assert_eq!(session.next_deadline(), None, "nothing changes");
+    session.set_ledger(Ledger {
+        seen: 7,
+        ..Ledger::default()
+    });
+    assert_eq!(session.advance(now), []);
+    let due = session.next_deadline().unwrap();
+    assert_eq!(due, now + LEDGER_INTERVAL);
+    let commands = session.advance(due);
+    let [Command::Send(batch)] = commands.as_slice() else {
+        panic!("{commands:?}");
+    };
+    assert_eq!(batch.count, 0);
+    assert_eq!(batch.ledger.as_ref().unwrap().seen, 7);
+    assert_eq!(session.advance(due), []);
+}
+
+#[test]
+fn contradictions_end_the_connection_and_lose_nothing() {
+    let check = |what: &str, act: &dyn Fn(&mut Session, Attempt, Instant) -> Vec<Command>| {
+        let now = Instant::now();
+        let mut session = session(now);
+        push(&mut session, 4, now);
+        let (attempt, _) = streaming(&mut session, 0, now);
+        let commands = act(&mut session, attempt, now);
+        assert!(commands.contains(&Command::Close), "{what}: {commands:?}");
+        let later = now + Duration::from_secs(11);
+        let (_, hello, _) = opened(&mut session, later);
+        assert_eq!(hello.first_sequence, 1, "{what}");
+    };
+    check("ack ahead", &|session, attempt, now| {
+        session.handle_ack(attempt, &ack(5), now)
+    });
+    check("other epoch", &|session, attempt, now| {
+        let other = ingest::Ack {
+            epoch: vec![1; 16],
+            durable_sequence: 1,
+        };
+        session.handle_ack(attempt, &other, now)
+    });
+    check("second welcome", &|session, attempt, now| {
+        session.handle_welcome(attempt, &welcome(0, 1), now)
+    });
+    check("nack without a reason", &|session, attempt, now| {
+        let bare = ingest::Nack {
+            first_sequence: 1,
+            reason: None,
+        };
+        session.handle_nack(attempt, &bare, now)
+    });
+}
+
+#[test]
+fn silent_collector_is_given_up() {
+    let now = Instant::now();
+    let mut session = session(now);
+    opened(&mut session, now);
+    let due = session.next_deadline().unwrap();
+    assert_eq!(session.advance(due), [Command::Close]);
+    let (_, _, address) = opened(&mut session, due + Duration::from_secs(11));
+    assert_eq!(address, "b:1", "the next collector has its turn");
+}
+
+#[test]
+fn stuck_collector_is_given_up() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 2, now);
+    streaming(&mut session, 0, now);
+    let commands = session.advance(now + STALL_TIMEOUT);
+    assert!(commands.contains(&Command::Close));
+}
+
+#[test]
+fn reports_of_an_old_connection_are_ignored() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let (old, _, _) = opened(&mut session, now);
+    session.handle_closed(old, "gone", now);
+    let later = now + Duration::from_secs(11);
+    let (new, _, _) = opened(&mut session, later);
+    assert_eq!(session.handle_welcome(old, &welcome(0, 1), later), []);
+    assert!(
+        !session
+            .handle_welcome(new, &welcome(0, 1), later)
+            .is_empty()
+    );
+}
+
+#[test]
+fn stop_sends_what_is_open_and_is_drained_by_the_acknowledgement() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let (attempt, _) = streaming(&mut session, 0, now);
+    push(&mut session, 1, now);
+    assert_eq!(batches(&session.handle_stop(now)), [(1, 1)]);
+    assert!(!session.is_drained());
+    session.handle_ack(attempt, &ack(1), now);
+    assert!(session.is_drained());
+}
+
+/// A collector that stores what it should and is told apart from the agent by
+/// a network that may break at any moment.
+#[derive(Default)]
+struct Collector {
+    durable: u64,
+    stored: Vec<u64>,
+    lost: u64,
+}
+
+impl Collector {
+    fn take(&mut self, batch: &ingest::Batch) {
+        for range in &batch.lost {
+            if range.first_sequence == self.durable + 1 {
+                self.lost += range.count;
+                self.durable += range.count;
+            }
+        }
+        for event in batch::open(batch).expect("the agent seals well") {
+            if event.sequence.0 == self.durable + 1 {
+                self.stored.push(event.sequence.0);
+                self.durable += 1;
+            } else {
+                assert!(event.sequence.0 <= self.durable, "a hole");
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(usize),
+    Wait(u64),
+    /// Deliver this many of the messages that are on the wire.
+    Deliver(usize),
+    /// The collector answers, or its answer is lost with the connection.
+    Answer,
+    Break,
+    Poison,
+    Retry,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1..9_usize).prop_map(Step::Push),
+        (1..3000_u64).prop_map(Step::Wait),
+        (1..5_usize).prop_map(Step::Deliver),
+        Just(Step::Answer),
+        Just(Step::Break),
+        Just(Step::Poison),
+        Just(Step::Retry),
+    ]
+}
+
+proptest! {
+    /// However the network breaks and the collector refuses: every event is
+    /// stored once, in order, or counted as lost.
+    #[test]
+    fn every_event_is_stored_once_or_counted(
+        steps in prop::collection::vec(step(), 0..150),
+    ) {
+        let mut now = Instant::now();
+        let mut session = session(now);
+        session.queue = Queue::new(
+            EPOCH,
+            QueueLimits { events_max: 20, bytes_max: 64 << 20 },
+            session.options.batch,
+        );
+        let mut collector = Collector::default();
+        let mut wire: Vec<ingest::Batch> = Vec::new();
+        let mut attempt = None;
+        let run = |session: &mut Session, commands: Vec<Command>, wire: &mut Vec<ingest::Batch>,
+                       attempt: &mut Option<Attempt>, durable: u64, now: Instant| {
+            let mut pending = commands;
+            while !pending.is_empty() {
+                let mut next = Vec::new();
+                for command in pending {
+                    match command {
+                        Command::Open { attempt: number, .. } => {
+                            *attempt = Some(number);
+                            wire.clear();
+                            next.extend(session.handle_welcome(number, &welcome(durable, 3), now));
+                        }
+                        Command::Send(batch) => wire.push(*batch),
+                        Command::Settled(_) => {}
+                        Command::Close => panic!("nobody contradicts itself here"),
+                    }
+                }
+                pending = next;
+            }
+        };
+        let tail = std::iter::repeat_n([Step::Wait(11_000), Step::Deliver(100), Step::Answer], 40);
+        for step in steps.into_iter().chain(tail.flatten()) {
+            let commands = match step {
+                Step::Push(count) => {
+                    push(&mut session, count, now);
+                    session.advance(now)
+                }
+                Step::Wait(ms) => {
+                    now += Duration::from_millis(ms);
+                    session.advance(now)
+                }
+                Step::Deliver(count) => {
+                    for batch in wire.drain(..count.min(wire.len())) {
+                        collector.take(&batch);
+                    }
+                    Vec::new()
+                }
+                Step::Answer => match attempt {
+                    Some(attempt) => session.handle_ack(attempt, &ack(collector.durable), now),
+                    None => Vec::new(),
+                },
+                Step::Break => match attempt.take() {
+                    Some(attempt) => {
+                        wire.clear();
+                        session.handle_closed(attempt, "broken", now)
+                    }
+                    None => Vec::new(),
+                },
+                Step::Poison | Step::Retry => {
+                    let first = wire.iter().find(|batch| batch.count > 0).map(|b| b.first_sequence);
+                    match (attempt, first) {
+                        (Some(attempt), Some(first)) => {
+                            // A refused batch and what is behind it is not stored.
+                            let keep = wire.iter().take_while(|b| b.first_sequence < first).count();
+                            wire.truncate(keep);
+                            let reason = if matches!(step, Step::Poison) {
+                                ingest::nack::Reason::Poison("no".to_owned())
+                            } else {
+                                ingest::nack::Reason::RetryAfterMs(300)
+                            };
+                            session.handle_nack(attempt, &nack(first, reason), now)
+                        }
+                        _ => Vec::new(),
+                    }
+                }
+            };
+            run(&mut session, commands, &mut wire, &mut attempt, collector.durable, now);
+            prop_assert!(collector.stored.is_sorted());
+        }
+        let sequenced = session.next_sequence().0 - 1;
+        prop_assert!(session.queue().is_empty(), "{:?}", session);
+        prop_assert_eq!(collector.durable, sequenced);
+        prop_assert_eq!(collector.stored.len() as u64 + collector.lost, sequenced);
+        let counted: u64 = session.queue().lost().values().sum();
+        prop_assert_eq!(counted, collector.lost);
+    }
+}
