@@ -38,6 +38,9 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A changed ledger goes out at least this often.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A batch without events that nobody answered is forgotten after this.
+const BARE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A session that lasted this long was a good one, even without an event.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 
@@ -106,6 +109,9 @@ enum State {
         paused_until: Option<Instant>,
         /// When the collector last moved, or had nothing to do.
         progress: Instant,
+        /// When a batch without events was sent that is not answered yet: it
+        /// takes credit as others do, but no acknowledgement names it.
+        bare: Option<Instant>,
     },
 }
 
@@ -196,14 +202,15 @@ impl Session {
             State::Streaming {
                 paused_until,
                 progress,
+                bare,
                 ..
             } => {
                 let stall =
                     (self.queue.batches_under_way() > 0).then_some(progress + STALL_TIMEOUT);
-                let ledger = (self.ledger_sent.as_ref() != Some(&self.ledger))
+                let ledger = (bare.is_none() && self.ledger_sent.as_ref() != Some(&self.ledger))
                     .then(|| self.ledger_sent_at.map(|at| at + LEDGER_INTERVAL))
                     .flatten();
-                [paused_until, stall, ledger].into_iter().flatten().min()
+                [paused_until, stall, ledger, bare.map(|sent| sent + BARE_TIMEOUT)].into_iter().flatten().min()
             }
         };
         own.into_iter().chain(self.queue.cut_at()).min()
@@ -248,6 +255,7 @@ impl Session {
             credit: welcome.credit.clamp(1, CREDIT_MAX),
             paused_until: None,
             progress: now,
+            bare: None,
         };
         // Every session begins by telling the ledger.
         self.ledger_sent = None;
@@ -277,6 +285,7 @@ impl Session {
             return commands;
         }
         let durable = SequenceNumber(ack.durable_sequence);
+        self.note_answer();
         match self.queue.acknowledge(durable) {
             Err(error) => {
                 self.abandon(&error.to_string(), now, &mut commands);
@@ -309,6 +318,7 @@ impl Session {
             return commands;
         }
         let first = SequenceNumber(nack.first_sequence);
+        self.note_answer();
         self.note_progress(now);
         match &nack.reason {
             Some(ingest::nack::Reason::RetryAfterMs(pause_ms)) => {
@@ -319,6 +329,8 @@ impl Session {
                     "the collector cannot store right now"
                 );
                 self.queue.rewind_to(first);
+                // What it refused may have been a ledger.
+                self.ledger_sent = None;
                 if let State::Streaming { paused_until, .. } = &mut self.state {
                     *paused_until = Some(now + pause);
                 }
@@ -393,17 +405,20 @@ impl Session {
             paused_until,
             progress,
             since,
+            bare,
         } = &mut self.state
         else {
             return;
         };
+        bare.take_if(|sent| now >= *sent + BARE_TIMEOUT);
+        let is_bare = bare.is_some();
         if now >= *since + GOOD_SESSION {
             self.backoff.reset();
         }
         if self.queue.batches_under_way() == 0 {
             *progress = now;
         }
-        let credit = *credit as usize;
+        let credit = (*credit as usize).saturating_sub(is_bare.into());
         let stalled = now >= *progress + STALL_TIMEOUT;
         if paused_until.is_some_and(|until| now >= until) {
             *paused_until = None;
@@ -419,10 +434,14 @@ impl Session {
         {
             commands.push(self.send(batch, now));
         }
-        let ledger_due = self.stopping
-            || self
-                .ledger_sent_at
-                .is_none_or(|at| now >= at + LEDGER_INTERVAL);
+        // While batches are under way the ledger goes with the next one.
+        let ledger_due = !paused
+            && !is_bare
+            && self.queue.batches_under_way() == 0
+            && (self.stopping
+                || self
+                    .ledger_sent_at
+                    .is_none_or(|at| now >= at + LEDGER_INTERVAL));
         if ledger_due && self.ledger_sent.as_ref() != Some(&self.ledger) {
             let batch = self.queue.empty_batch();
             commands.push(self.send(batch, now));
@@ -433,7 +452,18 @@ impl Session {
         batch.ledger = Some(self.ledger.clone().into());
         self.ledger_sent = Some(self.ledger.clone());
         self.ledger_sent_at = Some(now);
+        if batch.count == 0
+            && let State::Streaming { bare, .. } = &mut self.state
+        {
+            *bare = Some(now);
+        }
         Command::Send(Box::new(batch))
+    }
+
+    fn note_answer(&mut self) {
+        if let State::Streaming { bare, .. } = &mut self.state {
+            *bare = None;
+        }
     }
 
     fn note_progress(&mut self, now: Instant) {

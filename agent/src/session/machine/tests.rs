@@ -188,8 +188,9 @@ fn poison_is_quarantined_and_the_rest_goes_on() {
 fn changed_ledger_goes_out_alone_once_a_second() {
     let now = Instant::now();
     let mut session = session(now);
-    let (_, commands) = streaming(&mut session, 0, now);
+    let (attempt, commands) = streaming(&mut session, 0, now);
     assert!(matches!(commands.last(), Some(Command::Send(batch)) if batch.count == 0));
+    session.handle_ack(attempt, &ack(0), now);
     assert_eq!(session.next_deadline(), None, "nothing changes");
     session.set_ledger(Ledger {
         seen: 7,
@@ -205,6 +206,19 @@ fn changed_ledger_goes_out_alone_once_a_second() {
     assert_eq!(batch.count, 0);
     assert_eq!(batch.ledger.as_ref().unwrap().seen, 7);
     assert_eq!(session.advance(due), []);
+}
+
+#[test]
+fn ledger_that_is_not_answered_takes_credit() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let (attempt, _, _) = opened(&mut session, now);
+    let commands = session.handle_welcome(attempt, &welcome(0, 2), now);
+    assert!(matches!(commands.last(), Some(Command::Send(batch)) if batch.count == 0));
+    push(&mut session, 6, now);
+    assert_eq!(batches(&session.advance(now)), [(1, 2)]);
+    let commands = session.handle_ack(attempt, &ack(0), now);
+    assert_eq!(batches(&commands), [(3, 2)]);
 }
 
 #[test]
