@@ -23,7 +23,7 @@ use crate::{
     output::Output,
 };
 use summary::Summary;
-use tail::{Tail, Watermarks};
+use tail::{Delivered, Tail};
 
 /// `events`
 pub(crate) async fn run(
@@ -68,22 +68,22 @@ async fn print(
     summary: &mut Summary,
 ) -> Result<(), Failure> {
     if !args.follow {
-        let mut watermarks = Watermarks::default();
-        return query(connection, args, filter, printer, summary, &mut watermarks).await;
+        let mut delivered = Delivered::default();
+        return query(connection, args, filter, printer, summary, &mut delivered).await;
     }
     // The tail begins before the query, so that nothing falls between them;
     // what both deliver is known by its sequence number.
     let mut tail = Tail::open(connection, filter.clone()).await?;
-    let mut watermarks = Watermarks::default();
+    let mut delivered = Delivered::default();
     if args.since.is_some() || args.last.is_some() {
-        query(connection, args, filter, printer, summary, &mut watermarks).await?;
+        query(connection, args, filter, printer, summary, &mut delivered).await?;
     }
     summary.follow();
     while let Some((events, skipped)) = tail.next().await? {
         let events = decode(events, summary);
         let fresh: Vec<StoredEvent> = events
             .into_iter()
-            .filter(|event| watermarks.is_new(event))
+            .filter(|event| !delivered.contains(event))
             .collect();
         summary.printed += fresh.len() as u64;
         summary.skipped += skipped;
@@ -98,7 +98,7 @@ async fn query(
     filter: EventFilter,
     printer: &Printer,
     summary: &mut Summary,
-    watermarks: &mut Watermarks,
+    delivered: &mut Delivered,
 ) -> Result<(), Failure> {
     let newest_first = args.newest || args.last.is_some();
     let order = if newest_first {
@@ -123,7 +123,9 @@ async fn query(
     let mut held: VecDeque<StoredEvent> = VecDeque::new();
     while let Some(response) = stream.message().await? {
         let events = decode(response.events, summary);
-        events.iter().for_each(|event| watermarks.raise(event));
+        if args.follow {
+            events.iter().for_each(|event| delivered.insert(event));
+        }
         if args.last.is_some() {
             for event in events {
                 held.push_front(event);

@@ -135,6 +135,14 @@ impl From<DialError> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        // Only what our own side of the connection reports has a source.
+        // TLS 1.3 tells a client that its certificate was refused after the
+        // handshake, so that arrives here, too.
+        if std::error::Error::source(&status).is_some() {
+            return Self::new(Exit::Unreachable, BrokenConnection(status)).hint(
+                "is the collector still running, and does it trust the CA of this certificate?",
+            );
+        }
         let message = if status.message().is_empty() {
             status.code().description()
         } else {
@@ -142,10 +150,6 @@ impl From<Status> for Failure {
         };
         let (exit, hint) = match status.code() {
             Code::InvalidArgument => (Exit::Input, None),
-            Code::Unavailable => (
-                Exit::Unreachable,
-                Some("the connection to the collector broke: is it still running?"),
-            ),
             Code::Unauthenticated | Code::PermissionDenied => (
                 Exit::Failed,
                 Some("this command needs an admin certificate: `shrikectl pki issue --dir DIR admin NAME` makes one"),
@@ -154,12 +158,6 @@ impl From<Status> for Failure {
                 Exit::Failed,
                 Some("the collector is of another version than shrikectl"),
             ),
-            // TLS 1.3 tells a client that its certificate was refused only
-            // after the handshake, as a broken connection.
-            Code::Unknown if std::error::Error::source(&status).is_some() => (
-                Exit::Unreachable,
-                Some("does the collector trust the CA of this certificate?"),
-            ),
             _ => (Exit::Failed, None),
         };
         Self {
@@ -167,5 +165,40 @@ impl From<Status> for Failure {
             error: anyhow::anyhow!("the collector answered: {message}"),
             hint: hint.map(str::to_owned),
         }
+    }
+}
+
+/// A status that tells of the connection and not of the collector.
+#[derive(Debug)]
+struct BrokenConnection(Status);
+
+impl fmt::Display for BrokenConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection to the collector broke")
+    }
+}
+
+impl std::error::Error for BrokenConnection {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_and_broken_connections_are_told_apart() {
+        let check = |status: Status, expect: Exit| {
+            assert_eq!(Failure::from(status).exit, expect);
+        };
+        check(Status::invalid_argument("x"), Exit::Input);
+        check(Status::aborted("x"), Exit::Failed);
+        check(Status::permission_denied("x"), Exit::Failed);
+        check(Status::unavailable("stopping"), Exit::Failed);
+        let mut broken = Status::unknown("x");
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
+        check(broken, Exit::Unreachable);
     }
 }

@@ -18,7 +18,11 @@ mod table;
 mod time;
 
 use clap::CommandFactory as _;
-use shrike_proto::telemetry::{self, Telemetry, TelemetryOptions};
+use shrike_proto::{
+    identity::Role,
+    telemetry::{self, Telemetry, TelemetryOptions},
+    tls::client_config,
+};
 
 use args::{Args, Command, ContextCommand, NodesCommand, PkiCommand};
 pub use failure::Exit;
@@ -52,14 +56,22 @@ pub fn run(args: Args) -> Exit {
 }
 
 fn start_telemetry(args: &Args) -> Result<Telemetry, Failure> {
+    let otlp_endpoint = args
+        .global
+        .otlp_endpoint
+        .clone()
+        .filter(|endpoint| !endpoint.is_empty());
+    // Spans name the person; whatever is wrong with the certificate is for
+    // the command itself to report, if it needs one.
+    let instance = otlp_endpoint
+        .as_ref()
+        .and_then(|_| context::resolve(&args.global).ok())
+        .and_then(|target| client_config(&target.files, &[Role::Admin]).ok())
+        .map_or_else(String::new, |(_, identity)| identity.id().to_owned());
     telemetry::init(&TelemetryOptions {
         service_name: "shrikectl",
-        instance: String::new(),
-        otlp_endpoint: args
-            .global
-            .otlp_endpoint
-            .clone()
-            .filter(|endpoint| !endpoint.is_empty()),
+        instance,
+        otlp_endpoint,
         default_filter: "warn,opentelemetry=off,opentelemetry_sdk=off",
     })
     .map_err(Failure::input)

@@ -144,7 +144,7 @@ fn ledger(node: &Node) -> Ledger {
 
 /// Returns what the kernel saw and what is neither stored nor given up yet.
 fn in_flight(node: &Node, ledger: &Ledger) -> i128 {
-    let lost_in_the_kernel: u64 = ledger
+    let lost: u64 = ledger
         .lost
         .iter()
         // A probe that did not run saw nothing, so `seen` lacks it, too.
@@ -153,7 +153,7 @@ fn in_flight(node: &Node, ledger: &Ledger) -> i128 {
         .sum();
     i128::from(ledger.seen)
         - i128::from(ledger.filtered)
-        - i128::from(lost_in_the_kernel)
+        - i128::from(lost)
         - i128::from(node.stored)
 }
 
@@ -333,24 +333,22 @@ fn node_json(node: &Node) -> Value {
         "labels": info.labels,
         "boot_id": node.boot_id,
         "hooks": info.hooks.iter().map(hook_json).collect::<Vec<_>>(),
-        "policy": {
-            "desired_generation": node.desired_generation,
-            "applied_generation": node.applied_generation,
-            "state": policy_state_name(node.policy_state),
-            "reason": reason_json(&node.policy_reason),
-        },
+        "desired_generation": node.desired_generation,
+        "applied_generation": node.applied_generation,
+        "policy_state": policy_state_name(node.policy_state),
+        "policy_reason": reason_json(&node.policy_reason),
         "epoch": epoch_text(&node.epoch),
         "durable_sequence": node.durable_sequence,
+        "stored": node.stored,
         "ledger": {
             "seen": ledger.seen,
             "filtered": ledger.filtered,
             "sequenced": ledger.sequenced,
-            "stored": node.stored,
-            "lost": ledger.lost_total(),
-            "lost_by_reason": lost,
+            "lost": lost,
+            "lost_total": ledger.lost_total(),
             "in_flight": i64::try_from(in_flight(node, &ledger)).ok(),
         },
-        "lost_ranges": ranges,
+        "lost": ranges,
     })
 }
 
@@ -437,10 +435,10 @@ mod tests {
     #[test]
     fn json_has_the_ledger_by_reason() {
         let value = node_json(&node());
-        assert_eq!(value["ledger"]["lost"], 5);
-        assert_eq!(value["ledger"]["lost_by_reason"]["kernel-ring-full"], 5);
+        assert_eq!(value["ledger"]["lost_total"], 5);
+        assert_eq!(value["ledger"]["lost"]["kernel-ring-full"], 5);
         assert_eq!(value["ledger"]["in_flight"], 4);
-        assert_eq!(value["policy"]["state"], "rejected");
+        assert_eq!(value["policy_state"], "rejected");
         assert_eq!(value["hooks"][1]["attached_as"], Value::Null);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shrike_proto::{
     event::StoredEvent,
-    id::{Epoch, NodeId, SequenceNumber},
+    id::{Epoch, NodeId},
     wire::admin::{
         EventFilter, StoredEvent as WireStoredEvent, TailEventsRequest, TailEventsResponse,
     },
@@ -48,33 +48,54 @@ impl Tail {
     }
 }
 
-/// The highest sequence number that a query delivered, for each epoch. A
-/// store takes an epoch's events in order, so whatever is not above it was
-/// in the store when the query ran, and was delivered by it.
-#[derive(Debug, Default)]
-pub(super) struct Watermarks(BTreeMap<(NodeId, Epoch), SequenceNumber>);
+/// Gaps between remembered events, at most, for each epoch: the tail can
+/// only repeat what was stored while the query ran, which are the highest
+/// sequence numbers, so the lowest ones are forgotten first.
+const RANGES_MAX: usize = 100_000;
 
-impl Watermarks {
-    pub(super) fn raise(&mut self, event: &StoredEvent) {
-        let mark = self
+/// The events that a query delivered, as ranges of sequence numbers for each
+/// epoch, so that the tail does not deliver them again.
+#[derive(Debug, Default)]
+pub(super) struct Delivered(BTreeMap<(NodeId, Epoch), BTreeMap<u64, u64>>);
+
+impl Delivered {
+    pub(super) fn insert(&mut self, event: &StoredEvent) {
+        let sequence = event.event.sequence.0;
+        let ranges = self
             .0
             .entry((event.node.clone(), event.epoch))
             .or_default();
-        *mark = (*mark).max(event.event.sequence);
+        let before = ranges.range(..=sequence).next_back();
+        let (first, last) = match before {
+            Some((_, last)) if *last >= sequence => return,
+            Some((first, last)) if last + 1 == sequence => (*first, sequence),
+            Some(_) | None => (sequence, sequence),
+        };
+        let last = sequence
+            .checked_add(1)
+            .and_then(|next| ranges.remove(&next))
+            .unwrap_or(last);
+        ranges.insert(first, last);
+        if ranges.len() > RANGES_MAX {
+            ranges.pop_first();
+        }
     }
 
-    pub(super) fn is_new(&self, event: &StoredEvent) -> bool {
+    pub(super) fn contains(&self, event: &StoredEvent) -> bool {
+        let sequence = event.event.sequence.0;
         self.0
             .get(&(event.node.clone(), event.epoch))
-            .is_none_or(|mark| event.event.sequence > *mark)
+            .and_then(|ranges| ranges.range(..=sequence).next_back())
+            .is_some_and(|(_, last)| *last >= sequence)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use shrike_proto::{
         event::{Event, Exit, Fact, Process},
-        id::Generation,
+        id::{Generation, SequenceNumber},
     };
 
     use super::*;
@@ -98,16 +119,42 @@ mod tests {
     }
 
     #[test]
-    fn what_the_query_delivered_is_not_new() {
-        let mut watermarks = Watermarks::default();
-        watermarks.raise(&event("a", 1, 7));
-        watermarks.raise(&event("a", 1, 5));
-        let check = |node: &str, epoch: u8, sequence: u64, new: bool| {
-            assert_eq!(watermarks.is_new(&event(node, epoch, sequence)), new);
+    fn epochs_and_nodes_are_kept_apart() {
+        let mut delivered = Delivered::default();
+        delivered.insert(&event("a", 1, 7));
+        let check = |node: &str, epoch: u8, sequence: u64, expect: bool| {
+            assert_eq!(delivered.contains(&event(node, epoch, sequence)), expect);
         };
-        check("a", 1, 7, false);
-        check("a", 1, 8, true);
-        check("a", 2, 1, true);
-        check("b", 1, 1, true);
+        check("a", 1, 7, true);
+        check("a", 1, 6, false);
+        check("a", 1, 8, false);
+        check("a", 2, 7, false);
+        check("b", 1, 7, false);
+    }
+
+    #[test]
+    fn neighbours_take_one_range() {
+        let mut delivered = Delivered::default();
+        for sequence in [5, 3, 4, 1, 2, u64::MAX] {
+            delivered.insert(&event("a", 1, sequence));
+        }
+        let ranges = delivered.0.values().next().unwrap();
+        assert_eq!(*ranges, BTreeMap::from([(1, 5), (u64::MAX, u64::MAX)]));
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_delivered_events_are_known(sequences in prop::collection::btree_set(0..40_u64, 0..30)) {
+            let mut delivered = Delivered::default();
+            for sequence in &sequences {
+                delivered.insert(&event("a", 1, *sequence));
+            }
+            for sequence in 0..40 {
+                prop_assert_eq!(
+                    delivered.contains(&event("a", 1, sequence)),
+                    sequences.contains(&sequence)
+                );
+            }
+        }
     }
 }

@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(documents.len(), 2);
         let expect = [
             "b.yaml:3:18: policy `a` is defined twice, first at ",
-            "c.yaml:6:49: `action` cannot be `explode`",
+            "c.yaml:6:47: `action` cannot be `explode`",
             "d.yaml:2:1: the line is not UTF-8",
             "nowhere.yaml: cannot be read",
         ];

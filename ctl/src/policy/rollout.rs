@@ -29,7 +29,8 @@ use view::View;
 /// How a roll-out ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Every node has applied or rejected it.
+    /// The collector waits for no node any more: each has applied or rejected
+    /// it, or is away.
     Done,
     /// The wait was over first, or the stream.
     TimedOut,
@@ -150,16 +151,15 @@ fn finish(
         ));
     }
     for node in &pending {
-        let state = if node.connected {
-            "is connected but has not confirmed"
+        let name = Terminal::text(&node.node);
+        output.error(&if node.connected {
+            format!(
+                "{name} is connected but has not confirmed generation {generation} within {:?}",
+                wait.timeout
+            )
         } else {
-            "is not connected, and gets it when it comes back,"
-        };
-        output.error(&format!(
-            "{} {state} generation {generation} within {:?}",
-            Terminal::text(&node.node),
-            wait.timeout
-        ));
+            format!("{name} is not connected: it gets generation {generation} when it comes back")
+        });
     }
     if rejected.is_empty() && pending.is_empty() {
         output.error(&format!(

@@ -416,6 +416,21 @@ fn schema_and_parser_agree() {
     }
 }
 
+#[test]
+fn shipped_policies_are_accepted_by_parser_and_schema() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/policies");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for document in parse_documents(&text, &path.display().to_string()).unwrap() {
+            assert!(schema_accepts(&document.source), "{}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count > 0, "{folder} has no policies");
+}
+
 fn path() -> impl Strategy<Value = PathPattern> {
     prop_oneof![
         "(/[a-zA-Z0-9._ é#:'\"\\\\-]{1,6}){1,4}/?",
