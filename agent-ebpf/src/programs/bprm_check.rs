@@ -11,7 +11,10 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use shrike_agent_ebpf::{
-    counter::Hook, digest::COMPONENT_WORDS_MAX, matching::Trigger, record::PATH_BYTES_MAX,
+    counter::Hook,
+    digest::COMPONENT_WORDS_MAX,
+    matching::Trigger,
+    record::{PATH_BYTES_MAX, RULE_NONE},
     text::behind_last_slash,
 };
 
@@ -22,8 +25,9 @@ use crate::{
     judge,
     memory::{Unreadable, hide, read},
     offsets::offset,
-    progress::{EXECS, ExecInProgress, exec_of},
+    progress::{EXECS, ExecInProgress, exec_of, keep_judged_path},
     scratch::{self, Scratch},
+    walk,
 };
 
 /// Longest base name plus its slash: all that is searched for the slash.
@@ -83,8 +87,20 @@ fn decide(scratch: *mut Scratch, bprm: u64, task: u64) -> Result<(), Unreadable>
     if matched && u64::from(exec.judged.action) < state.action {
         carry_out(state, task, tgid);
     }
+    let stronger = matched
+        && (exec.judged.rule == u32::from(RULE_NONE)
+            || u64::from(exec.judged.action) < state.action);
     exec.judged.take(state);
-    (exec.device, exec.inode) = identity(file);
+    // The file that the verdict is about, or else the last one.
+    if stronger || exec.judged.rule == u32::from(RULE_NONE) {
+        (exec.device, exec.inode) = identity(file);
+    }
+    if stronger {
+        walk::text(scratch::KPROBE, scratch, file);
+        // SAFETY: taken by this program.
+        keep_judged_path(task, unsafe { &*scratch });
+        exec.kept_path = 1;
+    }
     Ok(())
 }
 
@@ -103,7 +119,7 @@ pub extern "C" fn coming_comm(slot: u32, filename: u64) -> i32 {
     // SAFETY: the text has room for the longest path.
     let written = unsafe {
         bpf_probe_read_kernel_str(
-            state.text.as_mut_ptr().cast(),
+            state.path.bytes.as_mut_ptr().cast(),
             PATH_BYTES_MAX as u32 + 1,
             filename as *const _,
         )

@@ -280,7 +280,7 @@ pub extern "C" fn append_text(slot: u32) -> u32 {
         return 0;
     };
     // SAFETY: taken by the program that calls this.
-    let start = hide(unsafe { (*scratch).text_start });
+    let start = hide(unsafe { (*scratch).path.start });
     if start > TEXT_END {
         return 0;
     }
@@ -293,7 +293,7 @@ pub extern "C" fn append_text(slot: u32) -> u32 {
     };
     // SAFETY: `start` lies inside of the text.
     let text = unsafe {
-        (&raw const (*scratch).text)
+        (&raw const (*scratch).path.bytes)
             .cast::<u8>()
             .add(start as usize)
     };

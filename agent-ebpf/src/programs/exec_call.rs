@@ -22,7 +22,7 @@ use crate::{
     judge,
     memory::{Unreadable, read_user},
     open_call::Arguments,
-    progress::{EXECS, ExecInProgress, exec_of},
+    progress::{EXECS, ExecInProgress, exec_of, take_judged_path},
     scratch::{self, Scratch},
 };
 
@@ -63,13 +63,13 @@ fn leave(result: i64) {
         return;
     };
     if result < 0 {
-        report_failure(exec, result as i32);
+        report_failure(exec, task, result as i32);
     }
     let _ = EXECS.remove(task);
 }
 
 #[inline(always)]
-fn report_failure(exec: &ExecInProgress, result: i32) {
+fn report_failure(exec: &ExecInProgress, task: u64, result: i32) {
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
@@ -80,13 +80,13 @@ fn report_failure(exec: &ExecInProgress, result: i32) {
     if is_agent(tgid) && exec.judged.outcome != Outcome::SparedAgent as u32 {
         count(Hook::ExecCall, Count::Filtered);
     } else {
-        report(slot, scratch, exec, result);
+        report(slot, scratch, exec, task, result);
     }
     scratch::release(scratch);
 }
 
 #[inline(always)]
-fn report(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, result: i32) {
+fn report(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, task: u64, result: i32) {
     emit::begin_record(slot, kind_and_call(Kind::Exec as u32, exec.call), result);
     if exec.judged.judged != 0 {
         emit::set_verdict(scratch, &exec.judged);
@@ -106,8 +106,15 @@ fn report(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, result: i32) 
     body.asked_length = emit::append_user_string(slot, exec.user_path) as u16;
     let mut flags = exec.flags | exec.judged.flags | u32::from(FLAG_FROM_USER_MEMORY);
     if exec.inode != 0 {
-        // It got as far as the decision, but the file is gone by now.
-        flags |= u32::from(FLAG_HAS_FILE | FLAG_PATH_UNRESOLVED);
+        // It got as far as the decision. The file itself is gone by now; its
+        // path was kept if a rule matched.
+        flags |= u32::from(FLAG_HAS_FILE);
+        // SAFETY: taken by this program.
+        if exec.kept_path != 0 && take_judged_path(task, unsafe { &mut *scratch }) {
+            body.path_length = emit::append_text(slot) as u16;
+        } else {
+            flags |= u32::from(FLAG_PATH_UNRESOLVED);
+        }
     }
     let (argv_length, whole) = append_argv(slot, exec);
     body.argv_length = argv_length as u16;

@@ -5,10 +5,14 @@
 //! and reused until the thread exits, because making and removing one costs
 //! more than the rest of the hook; an exec's entry goes when the exec is over.
 
-use aya_ebpf::{macros::map, maps::HashMap};
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_kernel,
+    macros::map,
+    maps::{HashMap, LruHashMap},
+};
 use shrike_agent_ebpf::record::RULE_NONE;
 
-use crate::scratch::Scratch;
+use crate::scratch::{PathText, Scratch};
 
 /// No open is under way.
 pub const IDLE: u32 = 0;
@@ -133,8 +137,8 @@ pub struct ExecInProgress {
     pub inode: u64,
     /// Its kernel device number.
     pub device: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// 1 when the path of that file was kept.
+    pub kept_path: u32,
     /// What the rules said.
     pub judged: Judged,
 }
@@ -150,7 +154,7 @@ impl ExecInProgress {
         user_argv: 0,
         inode: 0,
         device: 0,
-        padding: 0,
+        kept_path: 0,
         judged: Judged::NOT,
     };
 }
@@ -163,6 +167,38 @@ pub static OPENS: HashMap<u64, OpenInProgress> = HashMap::with_max_entries(65_53
 /// Execs under way: there are as many as CPUs, or a few more that wait.
 #[map]
 pub static EXECS: HashMap<u64, ExecInProgress> = HashMap::with_max_entries(8_192, 0);
+
+/// Paths of the files that rules matched in execs under way. An exec that fails
+/// takes its file with it before it is reported, and one that is killed may
+/// fail. The oldest ones go first: more of them at once than this would be
+/// execs that wait between the decision and their end.
+#[map]
+static JUDGED_PATHS: LruHashMap<u64, PathText> = LruHashMap::with_max_entries(256, 0);
+
+/// Keeps the path that a walk left in the scratch buffer.
+#[inline(always)]
+pub fn keep_judged_path(task: u64, scratch: &Scratch) {
+    // Without room the event lacks the path, and says so.
+    let _ = JUDGED_PATHS.insert(task, &scratch.path, 0);
+}
+
+/// Takes the kept path into a scratch buffer; says whether there was one.
+#[inline(always)]
+pub fn take_judged_path(task: u64, scratch: &mut Scratch) -> bool {
+    let Some(path) = JUDGED_PATHS.get_ptr(task) else {
+        return false;
+    };
+    // SAFETY: both are live map values of this size.
+    let result = unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut scratch.path).cast(),
+            size_of::<PathText>() as u32,
+            path.cast(),
+        )
+    };
+    let _ = JUDGED_PATHS.remove(task);
+    result == 0
+}
 
 /// Returns the task's entry, made if need be.
 #[inline(always)]

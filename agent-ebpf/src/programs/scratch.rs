@@ -23,6 +23,15 @@ pub const RECORD_CAPACITY: usize = 18 * 1024;
 /// Where the text of a path ends; it is written from the leaf up.
 pub const TEXT_END: u64 = 4095;
 
+/// A path, written from the leaf up.
+#[repr(C)]
+pub struct PathText {
+    /// Where it starts; it ends at [`TEXT_END`].
+    pub start: u64,
+    /// Its bytes, and room for the longest component.
+    pub bytes: [u8; 4352],
+}
+
 /// Everything that a program works with.
 #[repr(C)]
 pub struct Scratch {
@@ -37,8 +46,6 @@ pub struct Scratch {
     pub mount_root: u64,
     /// Components seen so far.
     pub depth: u64,
-    /// Start of the text.
-    pub text_start: u64,
 
     /// Slot of the plan that judges.
     pub plan_slot: u64,
@@ -89,8 +96,8 @@ pub struct Scratch {
     pub name: [u64; COMPONENT_WORDS_MAX + 2],
     /// Digests of the components, leaf first.
     pub digests: [Digest; PATH_COMPONENTS_MAX],
-    /// Text of a path, written from the leaf up.
-    pub text: [u8; 4352],
+    /// A path.
+    pub path: PathText,
     /// The record.
     pub record: [u8; RECORD_CAPACITY],
 }

@@ -34,7 +34,7 @@ pub fn start(scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
     scratch.mount = vfsmount - u64::from(offset!(mount_vfsmount));
     scratch.mount_root = root;
     scratch.depth = 0;
-    scratch.text_start = TEXT_END;
+    scratch.path.start = TEXT_END;
     Ok(())
 }
 
@@ -169,7 +169,7 @@ pub extern "C" fn walk_text_step(slot: u32) -> i32 {
     if length > COMPONENT_BYTES_MAX as u64 {
         return FAILED;
     }
-    let end = scratch.text_start;
+    let end = scratch.path.start;
     if end < length + 1 {
         return FAILED;
     }
@@ -178,7 +178,7 @@ pub extern "C" fn walk_text_step(slot: u32) -> i32 {
         return FAILED;
     }
     // SAFETY: `start` is at most TEXT_END, and the text is a component longer.
-    let slash = unsafe { scratch.text.as_mut_ptr().add(start as usize) };
+    let slash = unsafe { scratch.path.bytes.as_mut_ptr().add(start as usize) };
     // SAFETY: as above.
     unsafe { *slash = b'/' };
     // SAFETY: as above.
@@ -189,7 +189,7 @@ pub extern "C" fn walk_text_step(slot: u32) -> i32 {
     if result != 0 {
         return FAILED;
     }
-    scratch.text_start = start;
+    scratch.path.start = start;
     scratch.depth += 1;
     if scratch.depth > PATH_COMPONENTS_MAX as u64 {
         return FAILED;
@@ -206,7 +206,7 @@ pub fn text(slot: u32, scratch: *mut Scratch, file: u64) {
     }
     // SAFETY: `scratch` is a live map value that this program took.
     let scratch = unsafe { &mut *scratch };
-    scratch.text_start = TEXT_END;
+    scratch.path.start = TEXT_END;
     scratch.flags |= u64::from(FLAG_PATH_UNRESOLVED);
 }
 
@@ -234,7 +234,7 @@ fn root_is_a_slash(scratch: *mut Scratch) {
     // SAFETY: `scratch` is a live map value that this program took.
     let scratch = unsafe { &mut *scratch };
     if scratch.depth == 0 {
-        scratch.text_start = TEXT_END - 1;
-        scratch.text[TEXT_END as usize - 1] = b'/';
+        scratch.path.start = TEXT_END - 1;
+        scratch.path.bytes[TEXT_END as usize - 1] = b'/';
     }
 }

@@ -98,7 +98,7 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
     let common = Common {
         syscall: syscall(call)?,
         flags,
-        result,
+        result: as_user_space_sees(result),
     };
     let fact = match kind {
         kind if kind == Kind::Open as u8 => Fact::Open(open(&mut reader, &common)?),
@@ -136,6 +136,17 @@ struct Common {
 impl Common {
     fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
+    }
+}
+
+/// Returns what user space gets of a result: the kernel's own "restart the
+/// system call" codes (ERESTARTSYS to ERESTART_RESTARTBLOCK,
+/// include/linux/errno.h) never leave it. The call was interrupted; a restarted
+/// one is an event of its own.
+fn as_user_space_sees(result: i32) -> i32 {
+    match result {
+        -516..=-512 => -libc::EINTR,
+        result => result,
     }
 }
 
@@ -565,6 +576,15 @@ mod tests {
                 part: "path as asked",
             },
         );
+    }
+
+    #[test]
+    fn restart_codes_stay_inside_of_the_kernel() {
+        assert_eq!(as_user_space_sees(-512), -4);
+        assert_eq!(as_user_space_sees(-516), -4);
+        assert_eq!(as_user_space_sees(-517), -517);
+        assert_eq!(as_user_space_sees(-2), -2);
+        assert_eq!(as_user_space_sees(0), 0);
     }
 
     proptest! {
