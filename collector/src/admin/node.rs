@@ -1,0 +1,104 @@
+//! `shrike.admin.v1.NodeService`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use shrike_proto::{
+    id::{Epoch, NodeId},
+    wire::admin::{
+        self, ListNodesRequest, ListNodesResponse, node_service_server::NodeService,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::{
+    chain::chain,
+    fleet::{Fleet, NodeView},
+    store::{Store, stream::Watermark},
+};
+
+/// Lists nodes.
+#[derive(Clone)]
+pub struct NodeAdmin {
+    fleet: Fleet,
+    store: Arc<dyn Store>,
+}
+
+impl std::fmt::Debug for NodeAdmin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeAdmin").finish_non_exhaustive()
+    }
+}
+
+impl NodeAdmin {
+    /// Builds the service.
+    pub fn new(fleet: Fleet, store: Arc<dyn Store>) -> Self {
+        Self { fleet, store }
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for NodeAdmin {
+    async fn list_nodes(
+        &self,
+        _: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesResponse>, Status> {
+        let (generation, nodes) = self.fleet.nodes().await.map_err(status)?;
+        let store = Arc::clone(&self.store);
+        let marks = tokio::task::spawn_blocking(move || store.watermarks())
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::unavailable(chain(&error)))?;
+        let mut by_node: BTreeMap<NodeId, Vec<(Epoch, Watermark)>> = BTreeMap::new();
+        for (stream, mark) in marks {
+            by_node
+                .entry(stream.node)
+                .or_default()
+                .push((stream.epoch, mark));
+        }
+        Ok(Response::new(ListNodesResponse {
+            nodes: nodes
+                .into_iter()
+                .map(|view| {
+                    let marks = by_node.remove(&view.node.name).unwrap_or_default();
+                    wire(view, marks)
+                })
+                .collect(),
+            policy_generation: generation.0,
+        }))
+    }
+}
+
+fn wire(view: NodeView, marks: Vec<(Epoch, Watermark)>) -> admin::Node {
+    let node = view.node;
+    let (state, reason) = node.state_of(view.desired);
+    // Before its first batch a new epoch has no watermark: then it has
+    // nothing, and the one before is not shown in its place.
+    let (epoch, mark) = match node.epoch {
+        Some(epoch) => {
+            let mark = marks.into_iter().find(|(of, _)| *of == epoch);
+            (Some(epoch), mark.map(|(_, mark)| mark).unwrap_or_default())
+        }
+        None => marks
+            .into_iter()
+            .max_by_key(|(_, mark)| mark.opened_unix_ns)
+            .map_or_else(Default::default, |(epoch, mark)| (Some(epoch), mark)),
+    };
+    admin::Node {
+        events_connected: view.events_connected,
+        control_connected: view.control_connected,
+        last_seen_unix_ns: node.last_seen_unix_ns.max(mark.committed_unix_ns),
+        desired_generation: view.desired.0,
+        applied_generation: node.applied.generation.0,
+        policy_state: state.into(),
+        policy_reason: reason.to_owned(),
+        epoch: epoch.map(|epoch| epoch.0.to_vec()).unwrap_or_default(),
+        durable_sequence: mark.durable.0,
+        stored: mark.stored,
+        ledger: mark.ledger.map(Into::into),
+        lost: mark.lost_ranges.into_iter().map(Into::into).collect(),
+        boot_id: node.boot_id,
+        name: node.name.to_string(),
+        info: Some(node.info),
+    }
+}

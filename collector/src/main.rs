@@ -1,0 +1,161 @@
+//! `shrike-collector`: parse, build, wait, drain.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use shrike_collector::{
+    args::{Arguments, Command, ConfigCommand, ConfigFile, StoreCommand, StoreFolder},
+    chain::chain,
+    config::{CollectorConfig, ConfigError},
+    run::{Collector, StartError},
+    store::{
+        Store as _,
+        export::{self, ExportError},
+        sled::{Existing, SledStore},
+    },
+};
+use shrike_proto::{
+    telemetry::{self, TelemetryError, TelemetryOptions},
+    tls::{self, TlsError, TlsFiles},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+const FAILED: u8 = 1;
+const BAD_INPUT: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Run(file) => run(&file),
+        Command::Config(ConfigCommand::Check(file)) => check(&file),
+        Command::Store(StoreCommand::Verify(folder)) => verify(folder),
+        Command::Store(StoreCommand::Export(folder)) => export(folder),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", chain(&*error));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// Bad input is told apart from what fails at run time.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let bad_input = error.is::<ConfigError>()
+        || error.is::<TlsError>()
+        || error.is::<TelemetryError>()
+        || matches!(error.downcast_ref(), Some(StartError::Tls(_)));
+    if bad_input { BAD_INPUT } else { FAILED }
+}
+
+fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    let config = CollectorConfig::load(&file.config)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(serve(&config))
+}
+
+async fn serve(config: &CollectorConfig) -> anyhow::Result<ExitCode> {
+    let (_, identity) = tls::server_config(&TlsFiles::from(&config.tls))?;
+    let telemetry = telemetry::init(&TelemetryOptions {
+        service_name: "shrike-collector",
+        instance: identity.id().to_owned(),
+        otlp_endpoint: config.otlp_endpoint.clone(),
+        default_filter: "info",
+    })?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let collector = Collector::start(config).await?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    collector.stop().await;
+    // The exporter blocks while it sends what is queued.
+    tokio::task::spawn_blocking(move || telemetry.shutdown())
+        .await
+        .context("cannot flush telemetry")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    let config = CollectorConfig::load(&file.config)?;
+    let (_, identity) = tls::server_config(&TlsFiles::from(&config.tls))?;
+    print(&format!("{}\n# identity: {identity}\n# ok\n", config.to_toml()))
+}
+
+fn open(folder: StoreFolder) -> anyhow::Result<(PathBuf, SledStore)> {
+    let data_dir = match folder.data_dir {
+        Some(data_dir) => data_dir,
+        None => CollectorConfig::load(&folder.config)?.data_dir,
+    };
+    let store = SledStore::open(&data_dir, Existing::Only)?;
+    Ok((data_dir, store))
+}
+
+fn verify(folder: StoreFolder) -> anyhow::Result<ExitCode> {
+    let (data_dir, store) = open(folder)?;
+    let verification = store.verify()?;
+    for damage in &verification.damages {
+        eprintln!("damaged: {damage}");
+    }
+    let listed = verification.damages.len() as u64;
+    if verification.damaged > listed {
+        eprintln!("and {} more", verification.damaged - listed);
+    }
+    print(&format!(
+        "{}: {} blocks, {} events, {} damaged\n",
+        data_dir.display(),
+        verification.blocks,
+        verification.events,
+        verification.damaged
+    ))?;
+    Ok(if verification.is_whole() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
+}
+
+fn export(folder: StoreFolder) -> anyhow::Result<ExitCode> {
+    let (_, store) = open(folder)?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let exported = match export::export(&store, &mut out) {
+        // Whoever read has seen enough.
+        Err(ExportError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return Ok(ExitCode::SUCCESS);
+        }
+        exported => exported?,
+    };
+    for damage in &exported.damages {
+        eprintln!("damaged: {damage}");
+    }
+    eprintln!(
+        "exported {} events of {} blocks, {} damaged",
+        exported.events,
+        exported.blocks,
+        exported.damages.len()
+    );
+    Ok(if exported.damages.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
+}
+
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
+}

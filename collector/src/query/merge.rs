@@ -1,0 +1,337 @@
+//! A query's way through the blocks: footers in order of time, payloads only
+//! when their turn comes, events merged across blocks.
+//!
+//! ```text
+//! footers ─prune→ [ blocks by earliest event ] ─load→ [ events by time ] → out
+//! ```
+//!
+//! An event goes out once nothing earlier can follow: neither from a block
+//! that waits nor from one that was not listed yet. "Earlier" is in the
+//! direction of the query. Towards the past, blocks are listed by their
+//! oldest event, so an unlisted one may reach a block's span further.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+    ops::ControlFlow,
+};
+
+use shrike_proto::event::{Event, StoredEvent};
+
+use super::Filter;
+use crate::store::{
+    Order, Store, StoreError,
+    block::{self, BLOCK_SPAN_NS_MAX, BlockError, BlockKey, Footer},
+};
+
+/// Events that wait to be merged. Beyond, the order across blocks gives way:
+/// it takes this many matching events within the span of a few blocks.
+const WAITING_EVENTS_MAX: usize = 200_000;
+
+/// A query that cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A block is not whole.
+    #[error("the {key} is damaged: run `shrike-collector store verify`")]
+    Block {
+        /// Which.
+        key: BlockKey,
+        /// What is wrong.
+        source: BlockError,
+    },
+}
+
+/// What a query did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueryStats {
+    /// Events sent.
+    pub matched: u64,
+    /// Blocks decompressed.
+    pub blocks_read: u64,
+    /// Blocks skipped by their footers.
+    pub blocks_pruned: u64,
+}
+
+/// Runs a query; `emit` gets each event in order and may stop it. A `limit`
+/// of 0 is none.
+///
+/// # Errors
+/// [`QueryError`] when the store cannot be read.
+pub fn run(
+    store: &dyn Store,
+    filter: &Filter,
+    order: Order,
+    limit: u64,
+    mut emit: impl FnMut(StoredEvent) -> ControlFlow<()>,
+) -> Result<QueryStats, QueryError> {
+    let mut stats = QueryStats::default();
+    let mut footers = store.footers(
+        filter.since_unix_ns.saturating_sub(BLOCK_SPAN_NS_MAX),
+        filter.until_unix_ns,
+        order,
+    );
+    let mut blocks: BinaryHeap<Reverse<WaitingBlock>> = BinaryHeap::new();
+    let mut events: BinaryHeap<Reverse<WaitingEvent>> = BinaryHeap::new();
+    // The earliest that a block not listed yet may hold.
+    let mut unlisted = i64::MIN;
+    loop {
+        let next_block = blocks.peek().map_or(i64::MAX, |Reverse(block)| block.earliest);
+        let earliest_elsewhere = next_block.min(unlisted);
+        let event_is_next = events.peek().is_some_and(|Reverse(event)| {
+            event.at <= earliest_elsewhere || events.len() > WAITING_EVENTS_MAX
+        });
+        if event_is_next {
+            if let Some(Reverse(event)) = events.pop() {
+                stats.matched += 1;
+                if emit(event.stored).is_break() || stats.matched == limit {
+                    return Ok(stats);
+                }
+            }
+        } else if next_block <= unlisted
+            && let Some(Reverse(block)) = blocks.pop()
+        {
+            stats.blocks_read += 1;
+            load(store, &block, filter, order, &mut events)?;
+        } else if let Some(listed) = footers.next() {
+            let (key, footer) = listed?;
+            unlisted = unlisted_from(&key, order);
+            if filter.may_match(&key, &footer) {
+                blocks.push(Reverse(WaitingBlock::new(key, footer, order)));
+            } else {
+                stats.blocks_pruned += 1;
+            }
+        } else if unlisted < i64::MAX {
+            unlisted = i64::MAX;
+        } else {
+            return Ok(stats);
+        }
+    }
+}
+
+/// Turns times so that smaller is earlier in the direction of the query.
+fn at(time_unix_ns: i64, order: Order) -> i64 {
+    match order {
+        Order::OldestFirst => time_unix_ns,
+        Order::NewestFirst => !time_unix_ns,
+    }
+}
+
+fn unlisted_from(listed: &BlockKey, order: Order) -> i64 {
+    match order {
+        Order::OldestFirst => listed.time_min_unix_ns,
+        Order::NewestFirst => at(
+            listed.time_min_unix_ns.saturating_add(BLOCK_SPAN_NS_MAX),
+            order,
+        ),
+    }
+}
+
+fn load(
+    store: &dyn Store,
+    block: &WaitingBlock,
+    filter: &Filter,
+    order: Order,
+    events: &mut BinaryHeap<Reverse<WaitingEvent>>,
+) -> Result<(), QueryError> {
+    // Retention may have been faster.
+    let Some(payload) = store.payload(&block.key)? else {
+        return Ok(());
+    };
+    let decoded =
+        block::decode_payload(&block.key, &block.footer, &payload).map_err(|source| {
+            QueryError::Block {
+                key: block.key.clone(),
+                source,
+            }
+        })?;
+    events.extend(
+        decoded
+            .into_iter()
+            .filter(|event| filter.matches(&block.key.node, event))
+            .map(|event| Reverse(WaitingEvent::new(&block.key, event, order))),
+    );
+    Ok(())
+}
+
+struct WaitingBlock {
+    earliest: i64,
+    key: BlockKey,
+    footer: Footer,
+}
+
+impl WaitingBlock {
+    fn new(key: BlockKey, footer: Footer, order: Order) -> Self {
+        let earliest = match order {
+            Order::OldestFirst => key.time_min_unix_ns,
+            Order::NewestFirst => footer.time_max_unix_ns,
+        };
+        Self {
+            earliest: at(earliest, order),
+            key,
+            footer,
+        }
+    }
+}
+
+impl Ord for WaitingBlock {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.earliest, &self.key).cmp(&(other.earliest, &other.key))
+    }
+}
+
+impl PartialOrd for WaitingBlock {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for WaitingBlock {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for WaitingBlock {}
+
+struct WaitingEvent {
+    at: i64,
+    /// Order within one instant: as the agent numbered them.
+    sequence: i64,
+    stored: StoredEvent,
+}
+
+impl WaitingEvent {
+    fn new(key: &BlockKey, event: Event, order: Order) -> Self {
+        Self {
+            at: at(event.time_unix_ns, order),
+            sequence: at(event.sequence.0.cast_signed(), order),
+            stored: StoredEvent {
+                node: key.node.clone(),
+                epoch: key.epoch,
+                event,
+            },
+        }
+    }
+
+    fn place(&self) -> (i64, &str, [u8; 16], i64) {
+        (
+            self.at,
+            self.stored.node.as_str(),
+            self.stored.epoch.0,
+            self.sequence,
+        )
+    }
+}
+
+impl Ord for WaitingEvent {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for WaitingEvent {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for WaitingEvent {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for WaitingEvent {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        sample,
+        store::{Commit, memory::MemoryStore},
+    };
+
+    fn collect(store: &dyn Store, order: Order, limit: u64) -> (Vec<i64>, QueryStats) {
+        let mut times = Vec::new();
+        let stats = run(store, &Filter::default(), order, limit, |stored| {
+            times.push(stored.event.time_unix_ns);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        (times, stats)
+    }
+
+    fn store_with(times: &[Vec<i64>]) -> MemoryStore {
+        let store = MemoryStore::default();
+        let mut first = 1;
+        for times in times {
+            let mut events = sample::events(first, times.len() as u64);
+            for (event, time) in events.iter_mut().zip(times) {
+                event.time_unix_ns = *time;
+            }
+            first += times.len() as u64;
+            store
+                .commit(&Commit {
+                    blocks: sample::blocks(&events),
+                    ..Commit::default()
+                })
+                .unwrap();
+        }
+        store
+    }
+
+    #[test]
+    fn limit_reads_no_more_blocks_than_needed() {
+        let second = 1_000_000_000;
+        let store = store_with(&(0..100).map(|n| vec![n * 100 * second; 10]).collect::<Vec<_>>());
+        let (times, stats) = collect(&store, Order::OldestFirst, 15);
+        assert_eq!(times.len(), 15);
+        assert!(stats.blocks_read <= 3, "{stats:?}");
+        let (times, stats) = collect(&store, Order::NewestFirst, 15);
+        assert_eq!(times[0], 9900 * second);
+        assert!(stats.blocks_read <= 3, "{stats:?}");
+    }
+
+    #[test]
+    fn reader_that_leaves_stops_the_query() {
+        let store = store_with(&[vec![1; 50], vec![2; 50]]);
+        let mut seen = 0;
+        run(
+            &store,
+            &Filter::default(),
+            Order::OldestFirst,
+            0,
+            |_| {
+                seen += 1;
+                ControlFlow::Break(())
+            },
+        )
+        .unwrap();
+        assert_eq!(seen, 1);
+    }
+
+    proptest! {
+        #[test]
+        fn events_come_in_order_of_time(
+            times in prop::collection::vec(
+                prop::collection::vec(0..200_000_000_000i64, 1..8), 1..12),
+            newest: bool,
+        ) {
+            let store = store_with(&times);
+            let order = if newest { Order::NewestFirst } else { Order::OldestFirst };
+            let mut expected: Vec<i64> = times.into_iter().flatten().collect();
+            expected.sort_unstable();
+            if newest {
+                expected.reverse();
+            }
+            let (found, stats) = collect(&store, order, 0);
+            prop_assert_eq!(stats.matched, expected.len() as u64);
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

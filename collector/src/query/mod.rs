@@ -1,0 +1,12 @@
+//! Bounded reads: prune by footer, decompress, filter, and merge by time.
+//!
+//! A query runs on a blocking thread, holds no lock and sends bounded chunks;
+//! it stops as soon as its reader is gone.
+
+mod filter;
+mod merge;
+mod service;
+
+pub use filter::{Filter, FilterError};
+pub use merge::{QueryError, QueryStats, run};
+pub use service::{Queries, serve};

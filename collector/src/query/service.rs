@@ -1,0 +1,194 @@
+//! One query over gRPC, in bounded chunks.
+
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+
+use prost::Message as _;
+use shrike_proto::{
+    id::NodeId,
+    ledger::LossReason,
+    wire::{
+        admin::{self, QueryEventsResponse, QuerySummary},
+        event as event_wire,
+    },
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tonic::Status;
+
+use super::{Filter, QueryError, QueryStats, run};
+use crate::{
+    chain::chain,
+    store::{Order, Store, StoreError},
+};
+
+/// Events in one message.
+const CHUNK_EVENTS_MAX: usize = 512;
+
+/// Bytes in one message, before its last event: far below the message limit.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Messages that wait for the reader: the query pauses when it is slow.
+const CHUNKS_QUEUED: usize = 4;
+
+/// Queries at once: each holds a blocking thread and some blocks in memory.
+const QUERIES_MAX: usize = 16;
+
+/// Admits queries.
+#[derive(Debug, Clone)]
+pub struct Queries {
+    slots: Arc<Semaphore>,
+}
+
+impl Default for Queries {
+    fn default() -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(QUERIES_MAX)),
+        }
+    }
+}
+
+impl Queries {
+    /// Admits one more query.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` when too many run already.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{QUERIES_MAX} queries are running already; try again shortly"
+            ))
+        })
+    }
+}
+
+/// Starts a query on a blocking thread.
+pub fn serve(
+    store: Arc<dyn Store>,
+    filter: Filter,
+    order: Order,
+    limit: u64,
+    slot: OwnedSemaphorePermit,
+) -> mpsc::Receiver<Result<QueryEventsResponse, Status>> {
+    let (sender, receiver) = mpsc::channel(CHUNKS_QUEUED);
+    tokio::task::spawn_blocking(move || {
+        let _slot = slot;
+        let mut chunk = Chunk::new(&sender);
+        let result = run(&*store, &filter, order, limit, |stored| {
+            chunk.push(stored.into())
+        })
+        .and_then(|stats| Ok(summary(&*store, &filter, stats)?));
+        let last = match result {
+            Ok(summary) => {
+                if chunk.flush().is_break() {
+                    return;
+                }
+                Ok(QueryEventsResponse {
+                    events: Vec::new(),
+                    summary: Some(summary),
+                })
+            }
+            Err(error) => Err(status(&error)),
+        };
+        let _ = sender.blocking_send(last);
+    });
+    receiver
+}
+
+fn summary(
+    store: &dyn Store,
+    filter: &Filter,
+    stats: QueryStats,
+) -> Result<QuerySummary, StoreError> {
+    let mut losses: BTreeMap<NodeId, BTreeMap<LossReason, u64>> = BTreeMap::new();
+    for (stream, mark) in store.watermarks()? {
+        if filter.selects_node(&stream.node) {
+            for (reason, count) in mark.losses() {
+                let total = losses
+                    .entry(stream.node.clone())
+                    .or_default()
+                    .entry(reason)
+                    .or_default();
+                *total = total.saturating_add(count);
+            }
+        }
+    }
+    Ok(QuerySummary {
+        matched: stats.matched,
+        blocks_read: stats.blocks_read,
+        blocks_pruned: stats.blocks_pruned,
+        losses: losses
+            .into_iter()
+            .map(|(node, lost)| admin::NodeLoss {
+                node: node.to_string(),
+                lost: lost
+                    .into_iter()
+                    .map(|(reason, count)| event_wire::LossCount {
+                        reason: event_wire::LossReason::from(reason).into(),
+                        count,
+                    })
+                    .collect(),
+            })
+            .collect(),
+    })
+}
+
+fn status(error: &QueryError) -> Status {
+    let text = chain(error);
+    tracing::error!(error = text, "a query failed");
+    match error {
+        QueryError::Store(StoreError::Recovering) => Status::unavailable(text),
+        QueryError::Store(StoreError::Damaged(_)) | QueryError::Block { .. } => {
+            Status::data_loss(text)
+        }
+        QueryError::Store(
+            StoreError::Folder { .. }
+            | StoreError::InUse { .. }
+            | StoreError::Open { .. }
+            | StoreError::Format { .. }
+            | StoreError::Backend { .. },
+        ) => Status::internal(text),
+    }
+}
+
+struct Chunk<'a> {
+    sender: &'a mpsc::Sender<Result<QueryEventsResponse, Status>>,
+    events: Vec<admin::StoredEvent>,
+    bytes: usize,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(sender: &'a mpsc::Sender<Result<QueryEventsResponse, Status>>) -> Self {
+        Self {
+            sender,
+            events: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn push(&mut self, event: admin::StoredEvent) -> ControlFlow<()> {
+        self.bytes += event.encoded_len();
+        self.events.push(event);
+        if self.events.len() >= CHUNK_EVENTS_MAX || self.bytes >= CHUNK_BYTES_MAX {
+            return self.flush();
+        }
+        // A query that finds little still notices that nobody listens.
+        if self.sender.is_closed() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn flush(&mut self) -> ControlFlow<()> {
+        self.bytes = 0;
+        if self.events.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let message = QueryEventsResponse {
+            events: std::mem::take(&mut self.events),
+            summary: None,
+        };
+        match self.sender.blocking_send(Ok(message)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}

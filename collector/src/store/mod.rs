@@ -1,0 +1,212 @@
+//! The store: blocks of events, the watermarks that go with them, and the
+//! small records of the policy book and the nodes.
+//!
+//! One narrow interface, two implementations (sled and memory) under one
+//! conformance suite. What is written goes through one [`writer`], so that a
+//! commit holds the batches of many sessions and costs one flush; what is
+//! read goes to the store directly, on blocking threads.
+//!
+//! A store never decides what a batch means: it keeps what it is given,
+//! whole or not at all.
+
+pub mod block;
+pub mod bloom;
+#[cfg(test)]
+mod conformance;
+pub mod disk;
+pub mod export;
+mod layout;
+pub mod memory;
+pub mod piece;
+pub mod record;
+pub mod retention;
+pub mod sled;
+pub mod stream;
+pub mod summary;
+pub mod verify;
+pub mod writer;
+
+use std::{fmt, path::PathBuf};
+
+use block::{Block, BlockKey, Footer};
+use stream::{StreamKey, Watermark};
+
+/// A namespace of small records that others keep in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Collection {
+    /// What is known of each node, by name.
+    Nodes,
+    /// The policies in force, by name.
+    Policies,
+    /// What each generation changed, by number.
+    Generations,
+}
+
+/// One small record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordChange {
+    /// Where.
+    pub collection: Collection,
+    /// Under which key.
+    pub key: Vec<u8>,
+    /// What; `None` removes it.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Everything that becomes durable at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Blocks to add.
+    pub blocks: Vec<Block>,
+    /// Blocks to remove.
+    pub removed: Vec<BlockKey>,
+    /// Watermarks to set.
+    pub watermarks: Vec<(StreamKey, Watermark)>,
+    /// Watermarks to forget.
+    pub forgotten: Vec<StreamKey>,
+    /// Small records to set or remove.
+    pub records: Vec<RecordChange>,
+}
+
+impl Commit {
+    /// Says whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+            && self.removed.is_empty()
+            && self.watermarks.is_empty()
+            && self.forgotten.is_empty()
+            && self.records.is_empty()
+    }
+}
+
+/// The order in which blocks are listed, by the time of their oldest event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// From the past on.
+    OldestFirst,
+    /// From the future back.
+    NewestFirst,
+}
+
+/// Footers in order, each with its block's key.
+pub type Footers<'a> = Box<dyn Iterator<Item = Result<(BlockKey, Footer), StoreError>> + Send + 'a>;
+
+/// What keeps blocks, watermarks and records.
+///
+/// Every method blocks: none is called on a runtime thread.
+pub trait Store: Send + Sync + 'static {
+    /// Makes a commit durable: when this returns, it survives a power cut, as
+    /// a whole.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing of the commit may then be taken as stored.
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError>;
+
+    /// Opens the store anew after a failed commit, keeping what is durable.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that fails; it may be tried again.
+    fn recover(&self) -> Result<(), StoreError>;
+
+    /// Lists every watermark.
+    ///
+    /// # Errors
+    /// [`StoreError`] for an unreadable one.
+    fn watermarks(&self) -> Result<Vec<(StreamKey, Watermark)>, StoreError>;
+
+    /// Lists the footers of blocks whose oldest event lies in
+    /// `[from_unix_ns, until_unix_ns)`.
+    fn footers(&self, from_unix_ns: i64, until_unix_ns: i64, order: Order) -> Footers<'_>;
+
+    /// Reads a block's payload; `None` when it was removed meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`] for an unreadable one.
+    fn payload(&self, key: &BlockKey) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Lists the records of a collection, sorted by key.
+    ///
+    /// # Errors
+    /// [`StoreError`] for an unreadable one.
+    fn records(&self, collection: Collection) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+
+    /// Returns the bytes that the store takes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when they cannot be found out.
+    fn size_bytes(&self) -> Result<u64, StoreError>;
+
+    /// Checks every record, block and watermark, and says what is not whole.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the check itself cannot go on.
+    fn verify(&self) -> Result<verify::Verification, StoreError>;
+}
+
+/// Something in the store that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// What: a block by node, epoch and sequence, or a record by its key.
+    pub what: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+/// A store that cannot do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Its folder cannot be made or read.
+    #[error("cannot {operation} the store's folder {}", path.display())]
+    Folder {
+        /// What was tried.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("the store {} is in use by another process", path.display())]
+    InUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open the store {}", path.display())]
+    Open {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Written by another version.
+    #[error("the store {} has format {found:?}, this collector reads {expected:?}", path.display())]
+    Format {
+        /// Where.
+        path: PathBuf,
+        /// In the store.
+        found: String,
+        /// In this version.
+        expected: &'static str,
+    },
+    /// A read or write failed.
+    #[error("the store cannot {operation}")]
+    Backend {
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A value is not as it was written.
+    #[error("the store is damaged: {0}")]
+    Damaged(Damage),
+    /// It is being opened anew after a failed write.
+    #[error("the store is being recovered after a failed write")]
+    Recovering,
+}

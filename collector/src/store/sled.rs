@@ -1,0 +1,572 @@
+//! The store in sled 0.34.7.
+//!
+//! What sled needs to be durable and lean, measured and read in its source:
+//!
+//! - `flush()` alone is not durable on Linux: it calls `sync_file_range`,
+//!   which writes neither file metadata nor the disk's cache. A commit is one
+//!   batch in one tree (atomic across a crash), then `flush()`, then
+//!   `fdatasync` of the `db` file and of blob files that are new.
+//! - A leaf holds up to 17 values and is rewritten as one record; a record
+//!   past a quarter of a segment becomes a blob file, and these leak. Hence
+//!   8 MiB segments and blocks of at most 96 KiB.
+//! - A failed write poisons the open database for good: [`recover`] closes
+//!   and opens it again.
+//!
+//! [`recover`]: Store::recover
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, RwLock},
+};
+
+use super::{
+    Collection, Commit, Damage, Footers, Order, Store, StoreError,
+    block::{BlockKey, Footer, sortable},
+    layout::{FORMAT, FORMAT_KEY, Space, block_key, parse_watermark_key, watermark_key},
+    record,
+    stream::{StreamKey, Watermark},
+    verify::{Balance, Verification},
+};
+use crate::chain::chain;
+
+/// See the module: 17 of the largest blocks fit into a quarter of it.
+const SEGMENT_BYTES: usize = 8 << 20;
+
+/// Pages that sled keeps in memory.
+const CACHE_BYTES: u64 = 128 << 20;
+
+/// How a store is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// An empty folder becomes a new store.
+    OrNew,
+    /// There must be one.
+    Only,
+}
+
+/// Keeps everything in a folder.
+#[derive(Debug)]
+pub struct SledStore {
+    folder: PathBuf,
+    // Written by `recover` only; readers clone the handle and let go.
+    open: RwLock<Option<Handle>>,
+    synced_blobs: Mutex<BTreeSet<OsString>>,
+}
+
+#[derive(Debug, Clone)]
+struct Handle {
+    db: sled::Db,
+    file: std::sync::Arc<File>,
+}
+
+impl SledStore {
+    /// Opens the store in `folder`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the folder cannot be used, another process has it,
+    /// or it holds something else.
+    pub fn open(folder: &Path, existing: Existing) -> Result<Self, StoreError> {
+        let is_store = folder.join("db").exists();
+        match existing {
+            Existing::Only if !is_store => {
+                return Err(StoreError::Folder {
+                    operation: "find a store in",
+                    path: folder.to_owned(),
+                    source: io::ErrorKind::NotFound.into(),
+                });
+            }
+            Existing::Only | Existing::OrNew => {}
+        }
+        fs::create_dir_all(folder).map_err(|source| StoreError::Folder {
+            operation: "make",
+            path: folder.to_owned(),
+            source,
+        })?;
+        let handle = open(folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            open: RwLock::new(Some(handle)),
+            synced_blobs: Mutex::default(),
+        })
+    }
+
+    fn handle(&self) -> Result<Handle, StoreError> {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or(StoreError::Recovering)
+    }
+
+    /// Syncs blob files that came up since the last time. With our bounds
+    /// there are none; a single missing one would lose a leaf.
+    fn sync_new_blobs(&self) -> Result<(), StoreError> {
+        let folder = self.folder.join("blobs");
+        let sync = || -> io::Result<()> {
+            let mut synced = self
+                .synced_blobs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let mut found = BTreeSet::new();
+            for entry in fs::read_dir(&folder)? {
+                let name = entry?.file_name();
+                if !synced.contains(&name) {
+                    match File::open(folder.join(&name)) {
+                        Ok(file) => file.sync_data()?,
+                        // Sled removed it meanwhile.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        Err(error) => return Err(error),
+                    }
+                }
+                found.insert(name);
+            }
+            if found.iter().any(|name| !synced.contains(name)) {
+                File::open(&folder)?.sync_all()?;
+            }
+            *synced = found;
+            Ok(())
+        };
+        match sync() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|source| backend("sync its blob files", source)),
+        }
+    }
+
+    /// Lists the keys of every block that footers or payloads show, and what
+    /// cannot be listed; reads over damaged pages.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store is not open.
+    pub fn salvage_keys(&self) -> Result<(BTreeSet<BlockKey>, Vec<Damage>), StoreError> {
+        let handle = self.handle()?;
+        let (mut keys, mut damages) = (BTreeSet::new(), Vec::new());
+        for space in [Space::Footer, Space::Payload] {
+            salvage_space(&handle.db, space, &mut keys, &mut damages);
+        }
+        Ok((keys, damages))
+    }
+
+    /// Reads a block's footer; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when it is not whole.
+    pub fn footer(&self, key: &BlockKey) -> Result<Option<Footer>, StoreError> {
+        let stored = block_key(Space::Footer, key);
+        self.handle()?
+            .db
+            .get(&stored)
+            .map_err(|source| backend("read a footer", source))?
+            .map(|value| decode_footer(&stored, key, &value))
+            .transpose()
+    }
+}
+
+impl Store for SledStore {
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        let handle = self.handle()?;
+        handle
+            .db
+            .apply_batch(batch(commit))
+            .map_err(|source| backend("write a commit", source))?;
+        handle
+            .db
+            .flush()
+            .map_err(|source| backend("flush a commit", source))?;
+        handle
+            .file
+            .sync_data()
+            .map_err(|source| backend("sync a commit to disk", source))?;
+        self.sync_new_blobs()
+    }
+
+    fn recover(&self) -> Result<(), StoreError> {
+        let mut slot = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        // Sled's lock on the file goes with the last handle; a query that
+        // still reads keeps it, and recovery is tried again.
+        drop(slot.take());
+        *slot = Some(open(&self.folder)?);
+        Ok(())
+    }
+
+    fn watermarks(&self) -> Result<Vec<(StreamKey, Watermark)>, StoreError> {
+        self.handle()?
+            .db
+            .scan_prefix([Space::Watermark.prefix()])
+            .map(|entry| {
+                let (key, value) = entry.map_err(|source| backend("read a watermark", source))?;
+                decode_watermark(&key, &value)
+            })
+            .collect()
+    }
+
+    fn footers(&self, from_unix_ns: i64, until_unix_ns: i64, order: Order) -> Footers<'_> {
+        let handle = match self.handle() {
+            Ok(handle) => handle,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        let range = handle.db.range((
+            Bound::Included(Space::Footer.key(&sortable(from_unix_ns))),
+            Bound::Excluded(Space::Footer.key(&sortable(until_unix_ns.max(from_unix_ns)))),
+        ));
+        let entries: Box<dyn Iterator<Item = _> + Send> = match order {
+            Order::OldestFirst => Box::new(range),
+            Order::NewestFirst => Box::new(range.rev()),
+        };
+        let mut failed = false;
+        let footers = entries.map(|entry| {
+            let (stored, value) = entry.map_err(|source| backend("read a footer", source))?;
+            let key = decode_block_key(&stored)?;
+            let footer = decode_footer(&stored, &key, &value)?;
+            Ok((key, footer))
+        });
+        // A page that cannot be read gives the same error for ever.
+        Box::new(footers.take_while(move |entry| {
+            let go_on = !failed;
+            failed = matches!(entry, Err(StoreError::Backend { .. }));
+            go_on
+        }))
+    }
+
+    fn payload(&self, key: &BlockKey) -> Result<Option<Vec<u8>>, StoreError> {
+        let stored = block_key(Space::Payload, key);
+        self.handle()?
+            .db
+            .get(&stored)
+            .map_err(|source| backend("read a block", source))?
+            .map(|value| {
+                record::open(&stored, &value)
+                    .map(<[u8]>::to_vec)
+                    .map_err(|error| damaged(key, error))
+            })
+            .transpose()
+    }
+
+    fn records(&self, collection: Collection) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.handle()?
+            .db
+            .scan_prefix([Space::Record(collection).prefix()])
+            .map(|entry| {
+                let (key, value) = entry.map_err(|source| backend("read a record", source))?;
+                let body = record::open(&key, &value)
+                    .map_err(|error| damaged(record_name(collection, &key[1..]), error))?;
+                Ok((key[1..].to_vec(), body.to_vec()))
+            })
+            .collect()
+    }
+
+    fn size_bytes(&self) -> Result<u64, StoreError> {
+        self.handle()?
+            .db
+            .size_on_disk()
+            .map_err(|source| backend("find out its size", source))
+    }
+
+    fn verify(&self) -> Result<Verification, StoreError> {
+        let handle = self.handle()?;
+        let mut verification = Verification::default();
+        let mut balance = Balance::default();
+        for entry in handle.db.scan_prefix([Space::Footer.prefix()]) {
+            match entry {
+                Ok((stored, value)) => {
+                    verify_block(&handle.db, &stored, &value, &mut balance, &mut verification);
+                }
+                Err(error) => {
+                    verification.damage("a page of footers", error.to_string());
+                    break;
+                }
+            }
+        }
+        for collection in [
+            Collection::Nodes,
+            Collection::Policies,
+            Collection::Generations,
+        ] {
+            verify_records(&handle.db, collection, &mut verification);
+        }
+        let mut marks = Vec::new();
+        for entry in handle.db.scan_prefix([Space::Watermark.prefix()]) {
+            match entry.map_err(|source| backend("read a watermark", source)) {
+                Ok((key, value)) => match decode_watermark(&key, &value) {
+                    Ok(mark) => marks.push(mark),
+                    Err(error) => verification.damage("a watermark", chain(&error)),
+                },
+                Err(error) => {
+                    verification.damage("a page of watermarks", chain(&error));
+                    break;
+                }
+            }
+        }
+        balance.settle(&marks, &mut verification);
+        Ok(verification)
+    }
+}
+
+fn verify_block(
+    db: &sled::Db,
+    stored: &[u8],
+    footer: &[u8],
+    balance: &mut Balance,
+    verification: &mut Verification,
+) {
+    let key = match decode_block_key(stored) {
+        Ok(key) => key,
+        Err(error) => return verification.damage("a block's key", chain(&error)),
+    };
+    let footer = match decode_footer(stored, &key, footer) {
+        Ok(footer) => footer,
+        Err(error) => return verification.damage(key.to_string(), chain(&error)),
+    };
+    balance.block(&key, footer.count);
+    let stored = block_key(Space::Payload, &key);
+    match db.get(&stored) {
+        Ok(Some(value)) => match record::open(&stored, &value) {
+            Ok(payload) if payload.len() == footer.payload_bytes as usize => {
+                verification.block(&footer);
+            }
+            Ok(payload) => verification.damage(
+                key.to_string(),
+                format!(
+                    "its payload has {} bytes, its footer says {}",
+                    payload.len(),
+                    footer.payload_bytes
+                ),
+            ),
+            Err(error) => verification.damage(key.to_string(), error.to_string()),
+        },
+        Ok(None) => verification.damage(key.to_string(), "its payload is missing"),
+        Err(error) => verification.damage(key.to_string(), error.to_string()),
+    }
+}
+
+fn verify_records(db: &sled::Db, collection: Collection, verification: &mut Verification) {
+    for entry in db.scan_prefix([Space::Record(collection).prefix()]) {
+        match entry {
+            Ok((key, value)) => {
+                if let Err(error) = record::open(&key, &value) {
+                    verification.damage(record_name(collection, &key[1..]), error.to_string());
+                }
+            }
+            Err(error) => {
+                verification.damage("a page of records", error.to_string());
+                return;
+            }
+        }
+    }
+}
+
+fn batch(commit: &Commit) -> sled::Batch {
+    let mut batch = sled::Batch::default();
+    for block in &commit.blocks {
+        let key = block_key(Space::Footer, &block.key);
+        let value = record::seal(&key, &block.footer.encode());
+        batch.insert(key, value);
+        let key = block_key(Space::Payload, &block.key);
+        let value = record::seal(&key, &block.payload);
+        batch.insert(key, value);
+    }
+    for key in &commit.removed {
+        batch.remove(block_key(Space::Footer, key));
+        batch.remove(block_key(Space::Payload, key));
+    }
+    for (stream, mark) in &commit.watermarks {
+        let key = watermark_key(stream);
+        let value = record::seal(&key, &mark.encode());
+        batch.insert(key, value);
+    }
+    for stream in &commit.forgotten {
+        batch.remove(watermark_key(stream));
+    }
+    for change in &commit.records {
+        let key = Space::Record(change.collection).key(&change.key);
+        match &change.value {
+            Some(value) => {
+                let value = record::seal(&key, value);
+                batch.insert(key, value);
+            }
+            None => batch.remove(key),
+        }
+    }
+    batch
+}
+
+fn open(folder: &Path) -> Result<Handle, StoreError> {
+    let config = sled::Config::new()
+        .path(folder)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(CACHE_BYTES)
+        .mode(sled::Mode::HighThroughput)
+        // The writer flushes; a timer would only take its place in the queue.
+        .flush_every_ms(None);
+    // Sled asserts where it finds its own files inconsistent.
+    let db = catch_unwind(AssertUnwindSafe(|| config.open()))
+        .map_err(|_| StoreError::Open {
+            path: folder.to_owned(),
+            source: "its files contradict each other".into(),
+        })?
+        .map_err(|source| open_error(folder, source))?;
+    let file = File::open(folder.join("db")).map_err(|source| StoreError::Folder {
+        operation: "read",
+        path: folder.to_owned(),
+        source,
+    })?;
+    let handle = Handle {
+        db,
+        file: file.into(),
+    };
+    check_format(folder, &handle)?;
+    Ok(handle)
+}
+
+fn open_error(folder: &Path, source: sled::Error) -> StoreError {
+    let locked = matches!(&source, sled::Error::Io(error)
+        if error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("lock"));
+    if locked {
+        return StoreError::InUse {
+            path: folder.to_owned(),
+        };
+    }
+    StoreError::Open {
+        path: folder.to_owned(),
+        source: source.into(),
+    }
+}
+
+fn check_format(folder: &Path, handle: &Handle) -> Result<(), StoreError> {
+    let read = |source| backend("read its format", source);
+    match handle.db.get(FORMAT_KEY).map_err(read)? {
+        Some(format) if format == FORMAT.as_bytes() => Ok(()),
+        Some(format) => Err(StoreError::Format {
+            path: folder.to_owned(),
+            found: String::from_utf8_lossy(&format).chars().take(40).collect(),
+            expected: FORMAT,
+        }),
+        None => {
+            let write = |source| backend("write its format", source);
+            handle
+                .db
+                .insert(FORMAT_KEY, FORMAT.as_bytes())
+                .map_err(write)?;
+            handle.db.flush().map_err(write)?;
+            let sync = || -> io::Result<()> {
+                handle.file.sync_all()?;
+                // The files' own names have to survive as well.
+                File::open(folder)?.sync_all()?;
+                folder.parent().map_or(Ok(()), |parent| {
+                    let parent = if parent.as_os_str().is_empty() {
+                        Path::new(".")
+                    } else {
+                        parent
+                    };
+                    File::open(parent)?.sync_all()
+                })
+            };
+            sync().map_err(|source| backend("sync its folder", source))
+        }
+    }
+}
+
+/// Lists keys, and steps over pages that cannot be read by doubling jumps in
+/// time.
+fn salvage_space(
+    db: &sled::Db,
+    space: Space,
+    keys: &mut BTreeSet<BlockKey>,
+    damages: &mut Vec<Damage>,
+) {
+    const FIRST_JUMP_NS: i64 = 1_000_000;
+    let end = vec![space.prefix() + 1];
+    let mut start = vec![space.prefix()];
+    let mut last = i64::MIN;
+    let mut jump = FIRST_JUMP_NS;
+    loop {
+        let mut failed = None;
+        for entry in db.range(start.clone()..end.clone()) {
+            match entry {
+                Ok((stored, _)) => match decode_block_key(&stored) {
+                    Ok(key) => {
+                        last = key.time_min_unix_ns;
+                        jump = FIRST_JUMP_NS;
+                        keys.insert(key);
+                    }
+                    Err(error) => damages.push(Damage {
+                        what: "a block's key".to_owned(),
+                        why: chain(&error),
+                    }),
+                },
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        let Some(error) = failed else { return };
+        if jump == FIRST_JUMP_NS {
+            damages.push(Damage {
+                what: format!("a page of blocks after {last}"),
+                why: error.to_string(),
+            });
+        }
+        // From before the first block there is no telling where it begins.
+        last = if last == i64::MIN { 0 } else { last };
+        let Some(next) = last.checked_add(jump) else {
+            return;
+        };
+        let Some(doubled) = jump.checked_mul(2) else {
+            return;
+        };
+        jump = doubled;
+        start = space.key(&sortable(next));
+    }
+}
+
+fn decode_block_key(stored: &[u8]) -> Result<BlockKey, StoreError> {
+    BlockKey::decode(&stored[1..]).map_err(|error| damaged("a block's key", error))
+}
+
+fn decode_footer(stored: &[u8], key: &BlockKey, value: &[u8]) -> Result<Footer, StoreError> {
+    let body = record::open(stored, value).map_err(|error| damaged(key, error))?;
+    Footer::decode(body).map_err(|error| damaged(key, error))
+}
+
+fn decode_watermark(key: &[u8], value: &[u8]) -> Result<(StreamKey, Watermark), StoreError> {
+    let stream =
+        parse_watermark_key(&key[1..]).map_err(|error| damaged("a watermark's key", error))?;
+    let name = format!("watermark of node {} epoch {}", stream.node, stream.epoch);
+    let body = record::open(key, value).map_err(|error| damaged(&name, error))?;
+    let mark = Watermark::decode(body).map_err(|error| damaged(&name, error))?;
+    Ok((stream, mark))
+}
+
+fn record_name(collection: Collection, key: &[u8]) -> String {
+    match collection {
+        Collection::Nodes => format!("record of node {}", String::from_utf8_lossy(key)),
+        Collection::Policies => format!("record of policy {}", String::from_utf8_lossy(key)),
+        Collection::Generations => match <[u8; 8]>::try_from(key) {
+            Ok(number) => format!("record of generation {}", u64::from_be_bytes(number)),
+            Err(_) => "record of a generation".to_owned(),
+        },
+    }
+}
+
+fn damaged(what: impl ToString, why: impl ToString) -> StoreError {
+    StoreError::Damaged(Damage {
+        what: what.to_string(),
+        why: why.to_string(),
+    })
+}
+
+fn backend(
+    operation: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Backend {
+        operation,
+        source: source.into(),
+    }
+}

@@ -1,0 +1,90 @@
+//! What a check of the whole store found.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Damage,
+    block::{BlockKey, Footer},
+    stream::{StreamKey, Watermark},
+};
+
+/// Damages that are listed one by one; further ones are only counted.
+pub const DAMAGES_LISTED: usize = 100;
+
+/// The result of a check.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Whole blocks.
+    pub blocks: u64,
+    /// Events in them, by their footers.
+    pub events: u64,
+    /// Bytes of their payloads.
+    pub payload_bytes: u64,
+    /// The first damages, at most [`DAMAGES_LISTED`].
+    pub damages: Vec<Damage>,
+    /// All damages.
+    pub damaged: u64,
+}
+
+impl Verification {
+    /// Says whether everything is whole.
+    pub fn is_whole(&self) -> bool {
+        self.damaged == 0
+    }
+
+    /// Takes a damage into account.
+    pub fn damage(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.damaged += 1;
+        if self.damages.len() < DAMAGES_LISTED {
+            self.damages.push(Damage {
+                what: what.into(),
+                why: why.into(),
+            });
+        }
+    }
+
+    /// Takes a whole block into account.
+    pub fn block(&mut self, footer: &Footer) {
+        self.blocks += 1;
+        self.events += u64::from(footer.count);
+        self.payload_bytes += u64::from(footer.payload_bytes);
+    }
+}
+
+/// Compares what the streams' watermarks promise with the blocks that are
+/// there: a block that vanished without a trace shows up here.
+#[derive(Debug, Default)]
+pub struct Balance {
+    events: BTreeMap<StreamKey, u64>,
+}
+
+impl Balance {
+    /// Takes a block into account, whole or not.
+    pub fn block(&mut self, key: &BlockKey, count: u32) {
+        *self.events.entry(key.stream()).or_default() += u64::from(count);
+    }
+
+    /// Reports every stream whose blocks are fewer or more than promised.
+    pub fn settle(
+        mut self,
+        watermarks: &[(StreamKey, Watermark)],
+        verification: &mut Verification,
+    ) {
+        for (stream, mark) in watermarks {
+            let promised = mark.stored.saturating_sub(mark.removed);
+            let found = self.events.remove(stream).unwrap_or_default();
+            if promised != found {
+                verification.damage(
+                    format!("stream of node {} epoch {}", stream.node, stream.epoch),
+                    format!("its blocks hold {found} events, its watermark promises {promised}"),
+                );
+            }
+        }
+        for (stream, found) in self.events {
+            verification.damage(
+                format!("stream of node {} epoch {}", stream.node, stream.epoch),
+                format!("its blocks hold {found} events, but it has no watermark"),
+            );
+        }
+    }
+}

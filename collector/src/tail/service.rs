@@ -1,0 +1,89 @@
+//! One live read over gRPC.
+
+use std::time::Duration;
+
+use shrike_proto::{
+    event::StoredEvent,
+    wire::admin::{self, TailEventsResponse},
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{Arrival, Tail};
+use crate::query::Filter;
+
+/// Events in one message: well below the message limit.
+const CHUNK_EVENTS_MAX: usize = 512;
+
+/// Messages that wait for the reader; beyond them, events wait in the tail
+/// and are missed when it has no more room either.
+const CHUNKS_QUEUED: usize = 4;
+
+/// A missed count is told within this long, even when nothing matches.
+const MISSED_NOTICE: Duration = Duration::from_secs(1);
+
+/// Starts a live read; the stream ends when the caller leaves or `stop` is
+/// cancelled.
+pub fn serve(
+    tail: &Tail,
+    filter: Filter,
+    stop: CancellationToken,
+) -> mpsc::Receiver<Result<TailEventsResponse, Status>> {
+    let mut reader = tail.subscribe();
+    let (sender, receiver) = mpsc::channel(CHUNKS_QUEUED);
+    tokio::spawn(async move {
+        let mut missed = 0;
+        loop {
+            let next = tokio::select! {
+                next = timeout(MISSED_NOTICE, reader.next()) => next,
+                () = sender.closed() => return,
+                () = stop.cancelled() => {
+                    let _ = sender.send(Err(Status::unavailable("the collector is stopping"))).await;
+                    return;
+                }
+            };
+            let messages = match next {
+                Ok(None) => return,
+                Ok(Some((missed_before, arrival))) => {
+                    missed += missed_before;
+                    chunks(&filter, &arrival, &mut missed)
+                }
+                Err(_) if missed > 0 => vec![TailEventsResponse {
+                    events: Vec::new(),
+                    skipped: std::mem::take(&mut missed),
+                }],
+                Err(_) => Vec::new(),
+            };
+            for message in messages {
+                if sender.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+fn chunks(filter: &Filter, arrival: &Arrival, missed: &mut u64) -> Vec<TailEventsResponse> {
+    let matched: Vec<admin::StoredEvent> = arrival
+        .events
+        .iter()
+        .filter(|event| filter.matches(&arrival.stream.node, event))
+        .map(|event| {
+            StoredEvent {
+                node: arrival.stream.node.clone(),
+                epoch: arrival.stream.epoch,
+                event: event.clone(),
+            }
+            .into()
+        })
+        .collect();
+    matched
+        .chunks(CHUNK_EVENTS_MAX)
+        .map(|events| TailEventsResponse {
+            events: events.to_vec(),
+            skipped: std::mem::take(missed),
+        })
+        .collect()
+}

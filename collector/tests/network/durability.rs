@@ -1,0 +1,192 @@
+//! What was acknowledged is there, whatever happens.
+
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    process::Command,
+    time::Duration,
+};
+
+use shrike_proto::wire::ingest::{nack, stream_events_response};
+
+use crate::{
+    certificates::Pki,
+    client::{Session, sealed, sequences},
+    process::Home,
+};
+
+#[tokio::test]
+async fn killed_collector_has_everything_it_acknowledged() {
+    let pki = Pki::new();
+    let (home, agent, admin) = (
+        Home::new(&pki),
+        pki.issue("agent/node-a"),
+        pki.issue("admin/alice"),
+    );
+    let mut acknowledged = 0;
+    for _ in 0..3 {
+        let collector = home.start();
+        let (mut session, welcome) = Session::open(&collector.address, &agent, "node-a")
+            .await
+            .unwrap();
+        assert!(welcome.durable_sequence >= acknowledged);
+        let mut next = welcome.durable_sequence + 1;
+        for _ in 0..20 {
+            session.send_batch(sealed(next, 50)).await;
+            next += 50;
+            acknowledged = session.ack().await;
+        }
+        // One more is on its way when the lights go out.
+        session.send_batch(sealed(next, 50)).await;
+        collector.kill();
+    }
+    let collector = home.start();
+    let found = sequences(&collector.address, &admin).await;
+    assert!(found.len() as u64 >= acknowledged);
+    assert!(found.iter().copied().eq(1..=found.len() as u64), "none twice, none missing");
+    assert_eq!(collector.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn terminated_collector_tells_its_sessions_and_exits_with_0() {
+    let pki = Pki::new();
+    let (home, agent) = (Home::new(&pki), pki.issue("agent/node-a"));
+    let collector = home.start();
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    session.send_batch(sealed(1, 5)).await;
+    assert_eq!(session.ack().await, 5);
+    let exit = tokio::task::spawn_blocking(move || collector.terminate());
+    assert_eq!(session.end().await.code(), tonic::Code::Unavailable);
+    assert_eq!(exit.await.unwrap(), Some(0));
+}
+
+#[tokio::test]
+async fn event_sent_twice_is_stored_once() {
+    let pki = Pki::new();
+    let (home, agent, admin) = (
+        Home::new(&pki),
+        pki.issue("agent/node-a"),
+        pki.issue("admin/alice"),
+    );
+    let collector = home.start();
+    for _ in 0..2 {
+        let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+            .await
+            .unwrap();
+        session.send_batch(sealed(1, 10)).await;
+        assert_eq!(session.ack().await, 10);
+        session.send_batch(sealed(6, 10)).await;
+        assert_eq!(session.ack().await, 15);
+    }
+    assert!(sequences(&collector.address, &admin).await.into_iter().eq(1..=15));
+}
+
+#[tokio::test]
+async fn damaged_store_is_refused_and_its_whole_blocks_exported() {
+    let pki = Pki::new();
+    let (home, agent) = (Home::new(&pki), pki.issue("agent/node-a"));
+    let collector = home.start();
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    for index in 0..40 {
+        session.send_batch(sealed(1 + index * 500, 500)).await;
+        session.ack().await;
+    }
+    assert_eq!(collector.terminate(), Some(0));
+    let whole = home.command(&["store", "verify"]);
+    assert_eq!(whole.status.code(), Some(0), "{whole:?}");
+
+    // A byte in the middle of what was written.
+    let mut file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(home.data_dir.join("db"))
+        .unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    let at = used / 2;
+    file.seek(SeekFrom::Start(at as u64)).unwrap();
+    file.write_all(&[!bytes[at]]).unwrap();
+    drop(file);
+
+    let refused = home.command(&["run"]);
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{words}");
+    assert!(words.contains("is damaged"), "{words}");
+    assert!(words.contains("store export"), "{words}");
+    let exported = home.command(&["store", "export"]);
+    let words = String::from_utf8_lossy(&exported.stderr);
+    assert_eq!(exported.status.code(), Some(1), "{words}");
+    let lines = String::from_utf8_lossy(&exported.stdout).lines().count();
+    assert!(lines >= 500, "{lines} events saved: {words}");
+}
+
+#[tokio::test]
+async fn full_disk_means_no_acknowledgement_until_there_is_room() {
+    let pki = Pki::new();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"])
+        .arg(&disk)
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("skipped: only root may mount a small disk");
+        return;
+    }
+    let _unmount = Unmount(disk.clone());
+    let home = Home::with_data_dir(
+        folder,
+        &pki.issue("collector/main"),
+        disk.join("data"),
+        "",
+    );
+    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
+    let collector = home.start();
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    session.send_batch(sealed(1, 100)).await;
+    assert_eq!(session.ack().await, 100);
+
+    let filler = disk.join("filler");
+    fill(&filler);
+    session.send_batch(sealed(101, 100)).await;
+    match session.answer().await.unwrap() {
+        stream_events_response::Message::Nack(refusal) => {
+            assert_eq!(refusal.first_sequence, 101);
+            assert!(matches!(
+                refusal.reason,
+                Some(nack::Reason::RetryAfterMs(1..))
+            ));
+        }
+        other => panic!("{other:?} on a full disk"),
+    }
+    fs::remove_file(filler).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    session.send_batch(sealed(101, 100)).await;
+    assert_eq!(session.ack().await, 200);
+    assert!(sequences(&collector.address, &admin).await.into_iter().eq(1..=200));
+    assert_eq!(collector.terminate(), Some(0));
+}
+
+fn fill(path: &std::path::Path) {
+    let mut file = fs::File::create(path).unwrap();
+    let chunk = vec![1; 64 << 10];
+    while file.write_all(&chunk).is_ok() {}
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        // Lazily: a collector that failed may still have it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

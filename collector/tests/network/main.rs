@@ -1,0 +1,12 @@
+//! The real binary over real sockets: certificates, roles, sessions, crashes
+//! and full disks.
+
+mod certificates;
+mod client;
+mod process;
+
+mod durability;
+mod identity;
+mod nuisance;
+mod policies;
+mod reading;

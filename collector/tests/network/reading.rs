@@ -1,0 +1,191 @@
+//! Queries, tails, nodes and health.
+
+use shrike_proto::wire::{
+    admin::{
+        EventFilter, Kind, ListNodesRequest, Order, QueryEventsRequest, TailEventsRequest,
+        event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
+    },
+    event::{Ledger, LossCount, LossReason},
+    ingest::LostRange,
+};
+use tokio::time::timeout;
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{
+    certificates::Pki,
+    client::{PATIENCE, START_UNIX_NS, Session, channel, query, sealed},
+    process::Home,
+};
+
+#[tokio::test]
+async fn queries_filter_limit_and_order() {
+    let pki = Pki::new();
+    let home = Home::new(&pki);
+    let collector = home.start();
+    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    for index in 0..5 {
+        session.send_batch(sealed(1 + index * 200, 200)).await;
+        session.ack().await;
+    }
+    let find = async |filter: EventFilter, order: Order, limit: u64| {
+        let request = QueryEventsRequest {
+            filter: Some(filter),
+            order: order.into(),
+            limit,
+        };
+        let (events, summary) = query(&collector.address, &admin, request).await.unwrap();
+        let sequences: Vec<u64> = events
+            .into_iter()
+            .map(|stored| stored.event.unwrap().sequence)
+            .collect();
+        assert_eq!(summary.matched, sequences.len() as u64);
+        (sequences, summary)
+    };
+    let (all, _) = find(EventFilter::default(), Order::OldestFirst, 0).await;
+    assert!(all.into_iter().eq(1..=1000));
+    let (newest, _) = find(EventFilter::default(), Order::NewestFirst, 3).await;
+    assert_eq!(newest, [1000, 999, 998]);
+    let opens = EventFilter {
+        kinds: vec![Kind::Open.into()],
+        path_prefixes: vec![b"/etc/".to_vec()],
+        since_unix_ns: START_UNIX_NS + 990_000,
+        ..EventFilter::default()
+    };
+    let (opens, summary) = find(opens, Order::OldestFirst, 0).await;
+    assert_eq!(opens, [991, 993, 995, 997, 999]);
+    assert!(summary.blocks_pruned >= 4, "{summary:?}");
+    let nothing = EventFilter {
+        nodes: vec!["elsewhere".to_owned()],
+        ..EventFilter::default()
+    };
+    let (nothing, summary) = find(nothing, Order::OldestFirst, 0).await;
+    assert_eq!((nothing.len(), summary.blocks_read), (0, 0));
+
+    let nonsense = QueryEventsRequest {
+        filter: Some(EventFilter {
+            kinds: vec![99],
+            ..EventFilter::default()
+        }),
+        ..QueryEventsRequest::default()
+    };
+    let status = query(&collector.address, &admin, nonsense).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn tail_shows_what_arrives_from_then_on() {
+    let pki = Pki::new();
+    let home = Home::new(&pki);
+    let collector = home.start();
+    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    session.send_batch(sealed(1, 10)).await;
+    session.ack().await;
+    let mut tail = EventServiceClient::new(channel(&collector.address, &admin))
+        .tail_events(TailEventsRequest {
+            filter: Some(EventFilter {
+                kinds: vec![Kind::Exit.into()],
+                ..EventFilter::default()
+            }),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    session.send_batch(sealed(11, 10)).await;
+    session.ack().await;
+    let first = timeout(PATIENCE, tail.message())
+        .await
+        .expect("in time")
+        .unwrap()
+        .unwrap();
+    assert_eq!(first.skipped, 0);
+    let sequences: Vec<u64> = first
+        .events
+        .into_iter()
+        .map(|stored| stored.event.unwrap().sequence)
+        .collect();
+    assert_eq!(sequences, [12, 14, 16, 18, 20]);
+}
+
+#[tokio::test]
+async fn nodes_show_what_was_stored_and_lost() {
+    let pki = Pki::new();
+    let home = Home::new(&pki);
+    let collector = home.start();
+    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    let mut batch = sealed(11, 40);
+    batch.lost = vec![LostRange {
+        first_sequence: 1,
+        count: 10,
+        reason: LossReason::AgentQueueFull.into(),
+    }];
+    batch.ledger = Some(Ledger {
+        seen: 57,
+        filtered: 0,
+        lost: vec![
+            LossCount {
+                reason: LossReason::KernelRingFull.into(),
+                count: 7,
+            },
+            LossCount {
+                reason: LossReason::AgentQueueFull.into(),
+                count: 10,
+            },
+        ],
+        sequenced: 50,
+    });
+    session.send_batch(batch).await;
+    assert_eq!(session.ack().await, 50);
+    let listed = NodeServiceClient::new(channel(&collector.address, &admin))
+        .list_nodes(ListNodesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let [node] = listed.nodes.as_slice() else {
+        panic!("{listed:?}");
+    };
+    assert!(node.events_connected && !node.control_connected);
+    assert_eq!((node.stored, node.durable_sequence), (40, 50));
+    assert_eq!(node.lost[0].count, 10);
+    assert_eq!(node.info.as_ref().unwrap().hostname, "node-a");
+    // seen = stored + lost
+    let ledger = node.ledger.as_ref().unwrap();
+    let lost: u64 = ledger.lost.iter().map(|loss| loss.count).sum();
+    assert_eq!(ledger.seen, node.stored + lost);
+
+    let (_, summary) = query(&collector.address, &admin, QueryEventsRequest::default())
+        .await
+        .unwrap();
+    let total: u64 = summary.losses[0].lost.iter().map(|loss| loss.count).sum();
+    assert_eq!(total, 17);
+}
+
+#[tokio::test]
+async fn health_is_for_every_role() {
+    let pki = Pki::new();
+    let home = Home::new(&pki);
+    let collector = home.start();
+    for name in ["agent/node-a", "admin/alice"] {
+        for service in ["", "shrike.ingest.v1.IngestService"] {
+            let health = HealthClient::new(channel(&collector.address, &pki.issue(name)))
+                .check(HealthCheckRequest {
+                    service: service.to_owned(),
+                })
+                .await
+                .unwrap()
+                .into_inner();
+            assert_eq!(health.status(), ServingStatus::Serving);
+        }
+    }
+}
