@@ -14,9 +14,8 @@ use shrike_collector::{
     config::{CollectorConfig, ConfigError},
     run::{Collector, StartError},
     store::{
-        Store as _,
         export::{self, ExportError},
-        sled::{Existing, SledStore},
+        sled::Existing,
     },
 };
 use shrike_proto::{
@@ -89,21 +88,22 @@ async fn serve(config: &CollectorConfig) -> anyhow::Result<ExitCode> {
 fn check(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let config = CollectorConfig::load(&file.config)?;
     let (_, identity) = tls::server_config(&TlsFiles::from(&config.tls))?;
-    print(&format!("{}\n# identity: {identity}\n# ok\n", config.to_toml()))
+    print(&format!(
+        "{}\n# identity: {identity}\n# ok\n",
+        config.to_toml()
+    ))
 }
 
-fn open(folder: StoreFolder) -> anyhow::Result<(PathBuf, SledStore)> {
-    let data_dir = match folder.data_dir {
-        Some(data_dir) => data_dir,
-        None => CollectorConfig::load(&folder.config)?.data_dir,
-    };
-    let store = SledStore::open(&data_dir, Existing::Only)?;
-    Ok((data_dir, store))
+fn data_dir(folder: StoreFolder) -> anyhow::Result<PathBuf> {
+    match folder.data_dir {
+        Some(data_dir) => Ok(data_dir),
+        None => Ok(CollectorConfig::load(&folder.config)?.data_dir),
+    }
 }
 
 fn verify(folder: StoreFolder) -> anyhow::Result<ExitCode> {
-    let (data_dir, store) = open(folder)?;
-    let verification = store.verify()?;
+    let data_dir = data_dir(folder)?;
+    let (_, verification) = export::check(&data_dir, Existing::Only)?;
     for damage in &verification.damages {
         eprintln!("damaged: {damage}");
     }
@@ -112,7 +112,7 @@ fn verify(folder: StoreFolder) -> anyhow::Result<ExitCode> {
         eprintln!("and {} more", verification.damaged - listed);
     }
     print(&format!(
-        "{}: {} blocks, {} events, {} damaged\n",
+        "{}: {} whole blocks, {} events, {} damages\n",
         data_dir.display(),
         verification.blocks,
         verification.events,
@@ -126,9 +126,9 @@ fn verify(folder: StoreFolder) -> anyhow::Result<ExitCode> {
 }
 
 fn export(folder: StoreFolder) -> anyhow::Result<ExitCode> {
-    let (_, store) = open(folder)?;
+    let data_dir = data_dir(folder)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let exported = match export::export(&store, &mut out) {
+    let exported = match export::export(&data_dir, &mut out) {
         // Whoever read has seen enough.
         Err(ExportError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             return Ok(ExitCode::SUCCESS);
@@ -139,7 +139,7 @@ fn export(folder: StoreFolder) -> anyhow::Result<ExitCode> {
         eprintln!("damaged: {damage}");
     }
     eprintln!(
-        "exported {} events of {} blocks, {} damaged",
+        "exported {} events of {} blocks, {} damages",
         exported.events,
         exported.blocks,
         exported.damages.len()

@@ -50,8 +50,9 @@ use crate::{
     store::{
         Store, StoreError,
         disk::Disk,
+        export::{self, ExportError},
         retention::{self, Retention},
-        sled::{Existing, SledStore},
+        sled::Existing,
         verify::Verification,
         writer::Writer,
     },
@@ -88,6 +89,9 @@ pub enum StartError {
     /// Its store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Its store cannot be checked.
+    #[error(transparent)]
+    Check(#[from] ExportError),
     /// Its store is not whole.
     #[error("{}", damaged(data_dir, verification))]
     Damaged {
@@ -134,7 +138,8 @@ pub struct Collector {
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     fleet: JoinHandle<()>,
     fleet_stop: CancellationToken,
-    writer: thread::JoinHandle<()>,
+    writer: Writer,
+    writer_thread: thread::JoinHandle<()>,
 }
 
 /// Everything that is served, each for its role.
@@ -205,12 +210,10 @@ impl Collector {
                     address: config.listen,
                     source,
                 })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| StartError::Listen {
-                address: config.listen,
-                source,
-            })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen {
+            address: config.listen,
+            source,
+        })?;
         let tail = Tail::default();
         let (nodes, book) = (fleet::load(&*store)?, policy::load(&*store)?);
         let (writer, writer_thread) = Writer::start(
@@ -264,7 +267,8 @@ impl Collector {
             server,
             fleet: fleet_task,
             fleet_stop,
-            writer: writer_thread,
+            writer,
+            writer_thread,
         })
     }
 
@@ -300,9 +304,10 @@ impl Collector {
         if self.fleet.await.is_err() {
             tracing::error!("the fleet's task failed");
         }
-        let writer = self.writer;
+        self.writer.stop().await;
+        let thread = self.writer_thread;
         let ended = timeout(DRAIN_TIMEOUT, async move {
-            tokio::task::spawn_blocking(move || writer.join()).await
+            tokio::task::spawn_blocking(move || thread.join()).await
         })
         .await;
         match ended {
@@ -317,14 +322,13 @@ impl Collector {
 /// Opens the store and refuses one that is not whole.
 fn open_store(data_dir: PathBuf) -> Result<(Arc<dyn Store>, Verification), StartError> {
     let started = Instant::now();
-    let store = SledStore::open(&data_dir, Existing::OrNew)?;
-    let verification = store.verify()?;
-    if !verification.is_whole() {
+    let (store, verification) = export::check(&data_dir, Existing::OrNew)?;
+    let Some(store) = store.filter(|_| verification.is_whole()) else {
         return Err(StartError::Damaged {
             data_dir,
             verification,
         });
-    }
+    };
     tracing::info!(
         data_dir = %data_dir.display(),
         blocks = verification.blocks,

@@ -21,5 +21,8 @@ fn commented_settings_of_the_example_are_taken_too() {
     let uncommented = EXAMPLE.replace("# otlp_endpoint", "otlp_endpoint");
     let config = CollectorConfig::parse(&uncommented, Path::new("collector.toml"), [])
         .unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(config.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
+    assert_eq!(
+        config.otlp_endpoint.as_deref(),
+        Some("http://127.0.0.1:4317")
+    );
 }

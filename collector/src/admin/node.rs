@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use shrike_proto::{
     id::{Epoch, NodeId},
-    wire::admin::{
-        self, ListNodesRequest, ListNodesResponse, node_service_server::NodeService,
-    },
+    wire::admin::{self, ListNodesRequest, ListNodesResponse, node_service_server::NodeService},
 };
 use tonic::{Request, Response, Status};
 

@@ -20,8 +20,16 @@ const FIELDS: &[(&str, &[&str], Form)] = &[
     ("TLS_CERTIFICATE", &["tls", "certificate"], Form::Text),
     ("TLS_KEY", &["tls", "key"], Form::Text),
     ("RETENTION_DAYS", &["retention", "days"], Form::Number),
-    ("RETENTION_BYTES_MAX", &["retention", "bytes_max"], Form::Number),
-    ("LIMITS_CONNECTIONS_MAX", &["limits", "connections_max"], Form::Number),
+    (
+        "RETENTION_BYTES_MAX",
+        &["retention", "bytes_max"],
+        Form::Number,
+    ),
+    (
+        "LIMITS_CONNECTIONS_MAX",
+        &["limits", "connections_max"],
+        Form::Number,
+    ),
     (
         "LIMITS_HANDSHAKE_TIMEOUT_MS",
         &["limits", "handshake_timeout_ms"],

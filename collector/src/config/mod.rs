@@ -232,7 +232,10 @@ impl CollectorConfig {
     fn check(self) -> Result<Self, ConfigError> {
         let value = |field, message| Err(ConfigError::Value { field, message });
         if self.data_dir.as_os_str().is_empty() {
-            return value("data_dir", "is empty: name a folder, for example /var/lib/shrike");
+            return value(
+                "data_dir",
+                "is empty: name a folder, for example /var/lib/shrike",
+            );
         }
         if self.limits.connections_max == 0 {
             return value("limits.connections_max", "is 0: nobody could connect");
@@ -340,9 +343,18 @@ key = "collector.key"
             let error = parse(text, &[]).unwrap_err().to_string();
             assert!(error.contains(expect), "{error:?} has no {expect:?}");
         };
-        check(&format!("listne = \"x\"\n{MINIMAL}"), "c.toml:1:1: unknown field `listne`");
-        check(&format!("listen = \"x\"\n{MINIMAL}"), "c.toml:1:10: invalid socket address");
-        check(&format!("{MINIMAL}\n[retention]\ndays = -1\n"), "c.toml:10:8");
+        check(
+            &format!("listne = \"x\"\n{MINIMAL}"),
+            "c.toml:1:1: unknown field `listne`",
+        );
+        check(
+            &format!("listen = \"x\"\n{MINIMAL}"),
+            "c.toml:1:10: invalid socket address",
+        );
+        check(
+            &format!("{MINIMAL}\n[retention]\ndays = -1\n"),
+            "c.toml:10:8",
+        );
         check("listen = ", "c.toml:1:");
         check("data_dir = \"/x\"", "missing field `tls`");
         check(
@@ -361,7 +373,11 @@ key = "collector.key"
             let error = parse(MINIMAL, &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(expect), "{error:?} has no {expect:?}");
         };
-        check("SHRIKE_COLLECTOR_LISTNE", "x", "SHRIKE_COLLECTOR_LISTNE: is no field");
+        check(
+            "SHRIKE_COLLECTOR_LISTNE",
+            "x",
+            "SHRIKE_COLLECTOR_LISTNE: is no field",
+        );
         check(
             "SHRIKE_COLLECTOR_RETENTION_DAYS",
             "many",

@@ -463,7 +463,12 @@ impl Task {
             replaced: lease.replaced.clone(),
         };
         self.events.insert(name.clone(), open);
-        self.met(&name, hello.boot_id, Some(hello.info), Some(hello.stream.epoch));
+        self.met(
+            &name,
+            hello.boot_id,
+            Some(hello.info),
+            Some(hello.stream.epoch),
+        );
         // A caller that left meanwhile must not keep the place.
         if let Err(unused) = reply.send(EventsLease { lease }) {
             self.closed(Session::Events, &name, unused.lease.id);

@@ -196,7 +196,10 @@ impl Ingest {
             first = timeout(HELLO_TIMEOUT, inbound.message()) => first,
             () = self.stop.cancelled() => return Err(End::Stopping),
         };
-        match first.map_err(|_| SessionError::NoHello)?.map_err(End::Broken)? {
+        match first
+            .map_err(|_| SessionError::NoHello)?
+            .map_err(End::Broken)?
+        {
             None => Err(End::Gone),
             Some(StreamEventsRequest {
                 message: Some(stream_events_request::Message::Hello(hello)),
@@ -344,10 +347,7 @@ impl Ingest {
     }
 }
 
-async fn answer(
-    answers: &Answers,
-    message: stream_events_response::Message,
-) -> Result<(), End> {
+async fn answer(answers: &Answers, message: stream_events_response::Message) -> Result<(), End> {
     let response = StreamEventsResponse {
         message: Some(message),
     };

@@ -107,7 +107,9 @@ pub enum SessionError {
     #[error("more than {EXCUSED_MAX} lost ranges wait for the events behind them")]
     TooManyLosses,
     /// A hole that nobody accounts for.
-    #[error("the batch begins at sequence {first}, expected {expected}: numbers in between are neither sent nor reported lost")]
+    #[error(
+        "the batch begins at sequence {first}, expected {expected}: numbers in between are neither sent nor reported lost"
+    )]
     OutOfOrder {
         /// As it came.
         first: u64,
@@ -452,11 +454,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError::TooManyLosses`] when the agent sends nothing else.
-    pub fn poison(
-        &mut self,
-        batch: &ingest::Batch,
-        reason: String,
-    ) -> Result<Reply, SessionError> {
+    pub fn poison(&mut self, batch: &ingest::Batch, reason: String) -> Result<Reply, SessionError> {
         if batch.count > 0 {
             self.add_excuse(LostRange {
                 first: SequenceNumber(batch.first_sequence),

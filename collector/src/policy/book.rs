@@ -96,7 +96,9 @@ pub struct Push {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BookError {
     /// The book has moved on.
-    #[error("the policies have changed meanwhile: the parent generation is {parent}, the current one {current}")]
+    #[error(
+        "the policies have changed meanwhile: the parent generation is {parent}, the current one {current}"
+    )]
     Conflict {
         /// As asked.
         parent: Generation,
@@ -410,10 +412,7 @@ mod tests {
     fn node_that_a_policy_leaves_is_touched_too() {
         let web = selector(&[("role", "web")]);
         let mut book = Book::default();
-        change(
-            &mut book,
-            Change::Push(vec![push("p", &[("role", "web")])]),
-        );
+        change(&mut book, Change::Push(vec![push("p", &[("role", "web")])]));
         let second = change(&mut book, Change::Push(vec![push("p", &[("role", "db")])]));
         assert_eq!(book.desired(&web), PolicySet::new(second, Vec::new()));
     }

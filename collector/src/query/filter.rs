@@ -159,7 +159,9 @@ impl Filter {
                         .any(|prefix| path.starts_with(prefix))
                 }))
             && match &event.verdict {
-                Some(verdict) => self.actions == 0 || self.actions & action_bit(verdict.action) != 0,
+                Some(verdict) => {
+                    self.actions == 0 || self.actions & action_bit(verdict.action) != 0
+                }
                 None => self.actions == 0 && !self.with_verdict,
             }
     }
@@ -185,9 +187,10 @@ impl Filter {
                         .may_contain(bloom::hash(Tag::Tgid, &tgid.to_le_bytes()))
                 }))
             && (self.uids.is_empty()
-                || footer.uids.as_ref().is_none_or(|uids| {
-                    uids.iter().any(|uid| self.uids.contains(uid))
-                }))
+                || footer
+                    .uids
+                    .as_ref()
+                    .is_none_or(|uids| uids.iter().any(|uid| self.uids.contains(uid))))
             && (self.executables.is_empty()
                 || self
                     .executables

@@ -78,7 +78,9 @@ pub fn run(
     // The earliest that a block not listed yet may hold.
     let mut unlisted = i64::MIN;
     loop {
-        let next_block = blocks.peek().map_or(i64::MAX, |Reverse(block)| block.earliest);
+        let next_block = blocks
+            .peek()
+            .map_or(i64::MAX, |Reverse(block)| block.earliest);
         let earliest_elsewhere = next_block.min(unlisted);
         let event_is_next = events.peek().is_some_and(|Reverse(event)| {
             event.at <= earliest_elsewhere || events.len() > WAITING_EVENTS_MAX
@@ -140,13 +142,12 @@ fn load(
     let Some(payload) = store.payload(&block.key)? else {
         return Ok(());
     };
-    let decoded =
-        block::decode_payload(&block.key, &block.footer, &payload).map_err(|source| {
-            QueryError::Block {
-                key: block.key.clone(),
-                source,
-            }
-        })?;
+    let decoded = block::decode_payload(&block.key, &block.footer, &payload).map_err(|source| {
+        QueryError::Block {
+            key: block.key.clone(),
+            source,
+        }
+    })?;
     events.extend(
         decoded
             .into_iter()
@@ -288,7 +289,11 @@ mod tests {
     #[test]
     fn limit_reads_no_more_blocks_than_needed() {
         let second = 1_000_000_000;
-        let store = store_with(&(0..100).map(|n| vec![n * 100 * second; 10]).collect::<Vec<_>>());
+        let store = store_with(
+            &(0..100)
+                .map(|n| vec![n * 100 * second; 10])
+                .collect::<Vec<_>>(),
+        );
         let (times, stats) = collect(&store, Order::OldestFirst, 15);
         assert_eq!(times.len(), 15);
         assert!(stats.blocks_read <= 3, "{stats:?}");
@@ -301,16 +306,10 @@ mod tests {
     fn reader_that_leaves_stops_the_query() {
         let store = store_with(&[vec![1; 50], vec![2; 50]]);
         let mut seen = 0;
-        run(
-            &store,
-            &Filter::default(),
-            Order::OldestFirst,
-            0,
-            |_| {
-                seen += 1;
-                ControlFlow::Break(())
-            },
-        )
+        run(&store, &Filter::default(), Order::OldestFirst, 0, |_| {
+            seen += 1;
+            ControlFlow::Break(())
+        })
         .unwrap();
         assert_eq!(seen, 1);
     }

@@ -136,9 +136,8 @@ fn status(error: &QueryError) -> Status {
     tracing::error!(error = text, "a query failed");
     match error {
         QueryError::Store(StoreError::Recovering) => Status::unavailable(text),
-        QueryError::Store(StoreError::Damaged(_)) | QueryError::Block { .. } => {
-            Status::data_loss(text)
-        }
+        QueryError::Store(StoreError::Damaged(_) | StoreError::Corrupt { .. })
+        | QueryError::Block { .. } => Status::data_loss(text),
         QueryError::Store(
             StoreError::Folder { .. }
             | StoreError::InUse { .. }

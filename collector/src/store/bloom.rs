@@ -29,7 +29,11 @@ pub enum Tag {
 
 /// Hashes one value.
 pub fn hash(tag: Tag, value: &[u8]) -> u64 {
-    finish(value.iter().fold(start(tag), |state, byte| step(state, *byte)))
+    finish(
+        value
+            .iter()
+            .fold(start(tag), |state, byte| step(state, *byte)),
+    )
 }
 
 /// Hashes every directory above `path`, from `/` down, each with its trailing
@@ -122,12 +126,17 @@ mod tests {
 
     #[test]
     fn hashes_are_part_of_the_format() {
-        assert_eq!(hash(Tag::Executable, b"/usr/bin/cat"), 0x7daf_5a12_5667_7de8);
+        assert_eq!(
+            hash(Tag::Executable, b"/usr/bin/cat"),
+            0x7daf_5a12_5667_7de8
+        );
     }
 
     #[test]
     fn most_strangers_are_told_apart() {
-        let hashes: Vec<u64> = (0..1000u32).map(|n| hash(Tag::Tgid, &n.to_le_bytes())).collect();
+        let hashes: Vec<u64> = (0..1000u32)
+            .map(|n| hash(Tag::Tgid, &n.to_le_bytes()))
+            .collect();
         let bloom = Bloom::build(&hashes);
         let wrong = (1000..11_000u32)
             .filter(|n| bloom.may_contain(hash(Tag::Tgid, &n.to_le_bytes())))

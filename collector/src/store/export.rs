@@ -1,7 +1,14 @@
 //! Export: every event that is whole, one JSON object a line, also from a
 //! store that is damaged.
+//!
+//! A whole store is exported as it is. From a damaged one the blocks are
+//! taken as [`scan`] finds them in the raw files, so that neither a broken
+//! page nor a database that does not open hides the others.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
 use shrike_proto::{
@@ -11,9 +18,11 @@ use shrike_proto::{
 };
 
 use super::{
-    Damage, Store as _, StoreError,
+    Damage, Order, Store as _, StoreError,
     block::{self, BLOCK_RAW_BYTES_MAX, BlockKey},
-    sled::SledStore,
+    scan::{Scan, scan},
+    sled::{Existing, SledStore},
+    verify::Verification,
 };
 use crate::chain::chain;
 
@@ -34,59 +43,151 @@ pub enum ExportError {
     /// The store cannot be read at all.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store's files cannot be read.
+    #[error("cannot read the files of the store {}", path.display())]
+    Scan {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The output takes nothing more.
     #[error("cannot write the export")]
     Write(#[from] io::Error),
 }
 
+/// Opens and checks a store; one that does not even open is checked by its
+/// raw files.
+///
+/// # Errors
+/// [`ExportError`] when it cannot be read at all.
+pub fn check(
+    folder: &Path,
+    existing: Existing,
+) -> Result<(Option<SledStore>, Verification), ExportError> {
+    let (store, mut verification) = match SledStore::open(folder, existing) {
+        Ok(store) => {
+            let verification = store.verify()?;
+            (Some(store), verification)
+        }
+        Err(error @ StoreError::Corrupt { .. }) => {
+            let mut verification = Verification::default();
+            verification.damage("the database", chain(&error));
+            (None, verification)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if store.is_none() {
+        let scan = scan_folder(folder)?;
+        verification.blocks = scan.whole.len() as u64;
+        for key in &scan.damaged {
+            verification.damage(key.to_string(), "it is nowhere whole in the store's files");
+        }
+    }
+    Ok((store, verification))
+}
+
+fn scan_folder(folder: &Path) -> Result<Scan, ExportError> {
+    scan(folder).map_err(|source| ExportError::Scan {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
 /// Writes every whole block's events, block after block.
 ///
 /// # Errors
-/// [`ExportError`] when the store cannot be listed or `out` fails.
-pub fn export(store: &SledStore, out: &mut impl Write) -> Result<Exported, ExportError> {
-    let (keys, damages) = store.salvage_keys()?;
-    let mut exported = Exported {
-        damages,
-        ..Exported::default()
-    };
-    for key in keys {
-        match events(store, &key) {
-            Ok(events) => {
-                exported.blocks += 1;
-                exported.events += events.len() as u64;
-                for event in events {
-                    let stored = StoredEvent {
-                        node: key.node.clone(),
-                        epoch: key.epoch,
-                        event,
-                    };
-                    json::write_json(out, &stored)?;
-                }
-            }
-            Err(why) => exported.damages.push(Damage {
-                what: key.to_string(),
-                why,
-            }),
+/// [`ExportError`] when the store cannot be read or `out` fails.
+pub fn export(folder: &Path, out: &mut impl Write) -> Result<Exported, ExportError> {
+    let (store, verification) = check(folder, Existing::Only)?;
+    let mut exported = Exported::default();
+    match store {
+        Some(store) if verification.is_whole() => export_whole(&store, out, &mut exported)?,
+        Some(_) | None => {
+            exported.damages = verification.damages;
+            // Sled's lock and cache go before its files are read raw.
+            drop(store);
+            export_scanned(&scan_folder(folder)?, out, &mut exported)?;
         }
     }
     out.flush()?;
     Ok(exported)
 }
 
-/// Decodes a block by its footer, or without where the footer is not whole:
-/// the payload has its own checksum, and its events their own numbers.
-fn events(store: &SledStore, key: &BlockKey) -> Result<Vec<Event>, String> {
-    let payload = store
-        .payload(key)
-        .map_err(|error| chain(&error))?
-        .ok_or("its payload is missing")?;
-    if let Ok(Some(footer)) = store.footer(key) {
-        return block::decode_payload(key, &footer, &payload).map_err(|error| chain(&error));
+fn export_whole(
+    store: &SledStore,
+    out: &mut impl Write,
+    exported: &mut Exported,
+) -> Result<(), ExportError> {
+    for entry in store.footers(i64::MIN, i64::MAX, Order::OldestFirst) {
+        let (key, footer) = entry?;
+        let events = match store.payload(&key)? {
+            Some(payload) => {
+                block::decode_payload(&key, &footer, &payload).map_err(|error| chain(&error))
+            }
+            None => Err("its payload is missing".to_owned()),
+        };
+        write_block(&key, events, out, exported)?;
     }
-    let raw = zstd::bulk::decompress(&payload, BLOCK_RAW_BYTES_MAX)
+    Ok(())
+}
+
+fn export_scanned(
+    scan: &Scan,
+    out: &mut impl Write,
+    exported: &mut Exported,
+) -> Result<(), ExportError> {
+    for (key, place) in &scan.whole {
+        let events = place
+            .read()
+            .map_err(|error| error.to_string())
+            .and_then(|frames| decode_without_footer(key, &frames));
+        write_block(key, events, out, exported)?;
+    }
+    for key in &scan.damaged {
+        let damage = Damage {
+            what: key.to_string(),
+            why: "it is nowhere whole in the store's files".to_owned(),
+        };
+        if !exported.damages.contains(&damage) {
+            exported.damages.push(damage);
+        }
+    }
+    Ok(())
+}
+
+fn decode_without_footer(key: &BlockKey, frames: &[u8]) -> Result<Vec<Event>, String> {
+    let raw = zstd::bulk::decompress(frames, BLOCK_RAW_BYTES_MAX)
         .map_err(|error| format!("its payload does not decompress: {error}"))?;
     let list = wire::EventList::decode(raw.as_slice())
         .map_err(|error| format!("its payload does not decode: {error}"))?;
     let count = u32::try_from(list.events.len()).map_err(|error| error.to_string())?;
     batch::decode(&raw, key.first_sequence, count).map_err(|error| chain(&error))
+}
+
+fn write_block(
+    key: &BlockKey,
+    events: Result<Vec<Event>, String>,
+    out: &mut impl Write,
+    exported: &mut Exported,
+) -> Result<(), ExportError> {
+    match events {
+        Ok(events) => {
+            exported.blocks += 1;
+            exported.events += events.len() as u64;
+            for event in events {
+                let stored = StoredEvent {
+                    node: key.node.clone(),
+                    epoch: key.epoch,
+                    event,
+                };
+                json::write_json(out, &stored)?;
+            }
+        }
+        Err(why) => exported.damages.push(Damage {
+            what: key.to_string(),
+            why,
+        }),
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! "v"                                    "shrike-store 1"
 //! "f" block key                          footer            (envelope)
-//! "p" block key                          payload           (envelope)
+//! "p" block key                          payload           (envelope), see below
 //! "w" epoch (16) node                    watermark         (envelope)
 //! "n" node                               node's record     (envelope)
 //! "c" policy name                        policy in force   (envelope)
@@ -12,6 +12,12 @@
 //! block key = oldest event's Unix ns, sign bit flipped (8, big-endian)
 //!             epoch (16)  first sequence (8, big-endian)  node
 //! ```
+//!
+//! payload   = "SHRIKEBL" (8)  key length (2)  frames length (4)   little-endian
+//!             block key  zstd frames
+//!
+//! A payload names itself, so that [`super::scan`] finds it in the raw file
+//! when sled cannot.
 //!
 //! One tree, because only a batch within one tree is atomic without a
 //! transaction. The envelope is [`super::record`]'s; inside it footers,
@@ -88,4 +94,105 @@ pub fn parse_watermark_key(rest: &[u8]) -> Result<StreamKey, KeyError> {
         node: NodeId::parse(std::str::from_utf8(node).map_err(|_| KeyError::Node)?)?,
         epoch: Epoch(*epoch),
     })
+}
+
+/// What a payload begins with.
+pub const MAGIC: &[u8; 8] = b"SHRIKEBL";
+
+/// Bytes of a payload before the block key.
+pub const PAYLOAD_HEADER_BYTES: usize = MAGIC.len() + 2 + 4;
+
+/// A payload's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayloadHeader {
+    /// Bytes of the block key.
+    pub key_bytes: usize,
+    /// Bytes of the frames.
+    pub frames_bytes: usize,
+}
+
+/// Builds the payload of a block.
+///
+/// # Panics
+/// When the block is longer than blocks are.
+pub fn pack_payload(key: &BlockKey, frames: &[u8]) -> Vec<u8> {
+    let key = key.encode();
+    let key_bytes = u16::try_from(key.len()).expect("a key is bounded");
+    let frames_bytes = u32::try_from(frames.len()).expect("a block is bounded");
+    let mut payload = Vec::with_capacity(PAYLOAD_HEADER_BYTES + key.len() + frames.len());
+    payload.extend_from_slice(MAGIC);
+    payload.extend_from_slice(&key_bytes.to_le_bytes());
+    payload.extend_from_slice(&frames_bytes.to_le_bytes());
+    payload.extend_from_slice(&key);
+    payload.extend_from_slice(frames);
+    payload
+}
+
+/// Reads a payload's header; `None` for bytes that are none.
+pub fn parse_payload_header(bytes: &[u8]) -> Option<PayloadHeader> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let (key_bytes, rest) = rest.split_first_chunk::<2>()?;
+    let (frames_bytes, _) = rest.split_first_chunk::<4>()?;
+    Some(PayloadHeader {
+        key_bytes: u16::from_le_bytes(*key_bytes).into(),
+        frames_bytes: u32::from_le_bytes(*frames_bytes) as usize,
+    })
+}
+
+/// Returns a payload's frames; `None` for bytes that are no payload.
+pub fn unpack_payload(payload: &[u8]) -> Option<&[u8]> {
+    let header = parse_payload_header(payload)?;
+    let frames = payload.get(PAYLOAD_HEADER_BYTES + header.key_bytes..)?;
+    (frames.len() == header.frames_bytes).then_some(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{sample, store::record};
+
+    /// What version 1 wrote, byte for byte: a store that is older than this
+    /// collector stays readable.
+    #[test]
+    fn keys_and_payloads_are_as_version_1_wrote_them() {
+        let key = sample::block_key(&sample::events(1, 1));
+        let stored = block_key(Space::Payload, &key);
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        assert_eq!(
+            hex(&stored),
+            concat!(
+                "70",
+                "9816687ec0664240",
+                "01010101010101010101010101010101",
+                "0000000000000001",
+                "6e6f64652d61"
+            )
+        );
+        let payload = pack_payload(&key, b"frames");
+        assert_eq!(
+            hex(&record::seal(&stored, &payload)),
+            concat!(
+                "01",
+                "53485249_4b45424c",
+                "2600",
+                "06000000",
+                "9816687ec0664240",
+                "01010101010101010101010101010101",
+                "0000000000000001",
+                "6e6f64652d61",
+                "6672616d6573",
+                "21505018"
+            )
+            .replace('_', "")
+        );
+    }
+
+    #[test]
+    fn payload_survives_packing() {
+        let key = sample::block_key(&sample::events(1, 1));
+        let payload = pack_payload(&key, b"frames");
+        assert_eq!(unpack_payload(&payload), Some(&b"frames"[..]));
+        assert_eq!(unpack_payload(&payload[..payload.len() - 1]), None);
+        assert_eq!(unpack_payload(b"SHRIKEBL"), None);
+    }
 }

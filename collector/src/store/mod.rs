@@ -20,6 +20,7 @@ pub mod memory;
 pub mod piece;
 pub mod record;
 pub mod retention;
+pub mod scan;
 pub mod sled;
 pub mod stream;
 pub mod summary;
@@ -183,6 +184,14 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
         /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database is damaged so badly that it does not open.
+    #[error("the store {} is damaged and does not open", path.display())]
+    Corrupt {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Written by another version.

@@ -214,7 +214,11 @@ mod tests {
             .collect();
         let blocks = join(&sample::stream(), pieces(events.clone(), 0));
         assert!(blocks.len() >= 8);
-        assert!(blocks.iter().all(|block| block.payload.len() <= BLOCK_BYTES_MAX));
+        assert!(
+            blocks
+                .iter()
+                .all(|block| block.payload.len() <= BLOCK_BYTES_MAX)
+        );
         assert_eq!(decoded(&blocks), events);
     }
 

@@ -62,10 +62,9 @@ async fn round(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     loop {
         let (store, bytes) = (Arc::clone(store), writer.payload_bytes());
-        let chosen = tokio::task::spawn_blocking(move || {
-            choose(&*store, retention, bytes, now_unix_ns())
-        })
-        .await??;
+        let chosen =
+            tokio::task::spawn_blocking(move || choose(&*store, retention, bytes, now_unix_ns()))
+                .await??;
         if chosen.blocks.is_empty() && chosen.streams.is_empty() {
             return Ok(());
         }
@@ -169,22 +168,75 @@ mod tests {
         let now = sample::START_UNIX_NS + 10 * DAY_NS;
         let chosen = choose(&store(), retention, bytes, now).unwrap();
         assert_eq!(chosen.blocks.len(), expect, "{retention:?}");
-        assert!(chosen.blocks.is_sorted_by_key(|(key, _, _)| key.time_min_unix_ns));
+        assert!(
+            chosen
+                .blocks
+                .is_sorted_by_key(|(key, _, _)| key.time_min_unix_ns)
+        );
     }
 
     #[test]
     fn old_blocks_go_and_young_ones_stay() {
-        check(Retention { days: 0, bytes_max: 0 }, 1 << 40, 0);
-        check(Retention { days: 11, bytes_max: 0 }, 0, 0);
-        check(Retention { days: 4, bytes_max: 0 }, 0, 6);
-        check(Retention { days: 1, bytes_max: 0 }, 0, 9);
+        check(
+            Retention {
+                days: 0,
+                bytes_max: 0,
+            },
+            1 << 40,
+            0,
+        );
+        check(
+            Retention {
+                days: 11,
+                bytes_max: 0,
+            },
+            0,
+            0,
+        );
+        check(
+            Retention {
+                days: 4,
+                bytes_max: 0,
+            },
+            0,
+            6,
+        );
+        check(
+            Retention {
+                days: 1,
+                bytes_max: 0,
+            },
+            0,
+            9,
+        );
     }
 
     #[test]
     fn too_many_bytes_make_the_oldest_go() {
         let total = store().size_bytes().unwrap();
-        check(Retention { days: 0, bytes_max: total }, total, 0);
-        check(Retention { days: 0, bytes_max: total - 1 }, total, 1);
-        check(Retention { days: 0, bytes_max: 1 }, total, 10);
+        check(
+            Retention {
+                days: 0,
+                bytes_max: total,
+            },
+            total,
+            0,
+        );
+        check(
+            Retention {
+                days: 0,
+                bytes_max: total - 1,
+            },
+            total,
+            1,
+        );
+        check(
+            Retention {
+                days: 0,
+                bytes_max: 1,
+            },
+            total,
+            10,
+        );
     }
 }

@@ -28,7 +28,10 @@ use std::{
 use super::{
     Collection, Commit, Damage, Footers, Order, Store, StoreError,
     block::{BlockKey, Footer, sortable},
-    layout::{FORMAT, FORMAT_KEY, Space, block_key, parse_watermark_key, watermark_key},
+    layout::{
+        FORMAT, FORMAT_KEY, Space, block_key, pack_payload, parse_watermark_key, unpack_payload,
+        watermark_key,
+    },
     record,
     stream::{StreamKey, Watermark},
     verify::{Balance, Verification},
@@ -137,34 +140,6 @@ impl SledStore {
             other => other.map_err(|source| backend("sync its blob files", source)),
         }
     }
-
-    /// Lists the keys of every block that footers or payloads show, and what
-    /// cannot be listed; reads over damaged pages.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the store is not open.
-    pub fn salvage_keys(&self) -> Result<(BTreeSet<BlockKey>, Vec<Damage>), StoreError> {
-        let handle = self.handle()?;
-        let (mut keys, mut damages) = (BTreeSet::new(), Vec::new());
-        for space in [Space::Footer, Space::Payload] {
-            salvage_space(&handle.db, space, &mut keys, &mut damages);
-        }
-        Ok((keys, damages))
-    }
-
-    /// Reads a block's footer; `None` when there is none.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] when it is not whole.
-    pub fn footer(&self, key: &BlockKey) -> Result<Option<Footer>, StoreError> {
-        let stored = block_key(Space::Footer, key);
-        self.handle()?
-            .db
-            .get(&stored)
-            .map_err(|source| backend("read a footer", source))?
-            .map(|value| decode_footer(&stored, key, &value))
-            .transpose()
-    }
 }
 
 impl Store for SledStore {
@@ -240,9 +215,10 @@ impl Store for SledStore {
             .get(&stored)
             .map_err(|source| backend("read a block", source))?
             .map(|value| {
-                record::open(&stored, &value)
-                    .map(<[u8]>::to_vec)
-                    .map_err(|error| damaged(key, error))
+                let payload = record::open(&stored, &value).map_err(|error| damaged(key, error))?;
+                let frames = unpack_payload(payload)
+                    .ok_or_else(|| damaged(key, "its payload is not of its form"))?;
+                Ok(frames.to_vec())
             })
             .transpose()
     }
@@ -326,17 +302,14 @@ fn verify_block(
     let stored = block_key(Space::Payload, &key);
     match db.get(&stored) {
         Ok(Some(value)) => match record::open(&stored, &value) {
-            Ok(payload) if payload.len() == footer.payload_bytes as usize => {
-                verification.block(&footer);
-            }
-            Ok(payload) => verification.damage(
-                key.to_string(),
-                format!(
-                    "its payload has {} bytes, its footer says {}",
-                    payload.len(),
-                    footer.payload_bytes
-                ),
-            ),
+            Ok(payload) => match unpack_payload(payload) {
+                Some(frames) if frames.len() == footer.payload_bytes as usize => {
+                    verification.block(&footer);
+                }
+                Some(_) | None => {
+                    verification.damage(key.to_string(), "its payload is not as its footer says");
+                }
+            },
             Err(error) => verification.damage(key.to_string(), error.to_string()),
         },
         Ok(None) => verification.damage(key.to_string(), "its payload is missing"),
@@ -367,7 +340,7 @@ fn batch(commit: &Commit) -> sled::Batch {
         let value = record::seal(&key, &block.footer.encode());
         batch.insert(key, value);
         let key = block_key(Space::Payload, &block.key);
-        let value = record::seal(&key, &block.payload);
+        let value = record::seal(&key, &pack_payload(&block.key, &block.payload));
         batch.insert(key, value);
     }
     for key in &commit.removed {
@@ -405,7 +378,7 @@ fn open(folder: &Path) -> Result<Handle, StoreError> {
         .flush_every_ms(None);
     // Sled asserts where it finds its own files inconsistent.
     let db = catch_unwind(AssertUnwindSafe(|| config.open()))
-        .map_err(|_| StoreError::Open {
+        .map_err(|_| StoreError::Corrupt {
             path: folder.to_owned(),
             source: "its files contradict each other".into(),
         })?
@@ -431,9 +404,16 @@ fn open_error(folder: &Path, source: sled::Error) -> StoreError {
             path: folder.to_owned(),
         };
     }
-    StoreError::Open {
-        path: folder.to_owned(),
-        source: source.into(),
+    match source {
+        sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) => StoreError::Corrupt {
+            path: folder.to_owned(),
+            // Sled's own words end in an empty backtrace.
+            source: "sled found its file to be corrupt".into(),
+        },
+        other => StoreError::Open {
+            path: folder.to_owned(),
+            source: other.into(),
+        },
     }
 }
 
@@ -468,60 +448,6 @@ fn check_format(folder: &Path, handle: &Handle) -> Result<(), StoreError> {
             };
             sync().map_err(|source| backend("sync its folder", source))
         }
-    }
-}
-
-/// Lists keys, and steps over pages that cannot be read by doubling jumps in
-/// time.
-fn salvage_space(
-    db: &sled::Db,
-    space: Space,
-    keys: &mut BTreeSet<BlockKey>,
-    damages: &mut Vec<Damage>,
-) {
-    const FIRST_JUMP_NS: i64 = 1_000_000;
-    let end = vec![space.prefix() + 1];
-    let mut start = vec![space.prefix()];
-    let mut last = i64::MIN;
-    let mut jump = FIRST_JUMP_NS;
-    loop {
-        let mut failed = None;
-        for entry in db.range(start.clone()..end.clone()) {
-            match entry {
-                Ok((stored, _)) => match decode_block_key(&stored) {
-                    Ok(key) => {
-                        last = key.time_min_unix_ns;
-                        jump = FIRST_JUMP_NS;
-                        keys.insert(key);
-                    }
-                    Err(error) => damages.push(Damage {
-                        what: "a block's key".to_owned(),
-                        why: chain(&error),
-                    }),
-                },
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
-        let Some(error) = failed else { return };
-        if jump == FIRST_JUMP_NS {
-            damages.push(Damage {
-                what: format!("a page of blocks after {last}"),
-                why: error.to_string(),
-            });
-        }
-        // From before the first block there is no telling where it begins.
-        last = if last == i64::MIN { 0 } else { last };
-        let Some(next) = last.checked_add(jump) else {
-            return;
-        };
-        let Some(doubled) = jump.checked_mul(2) else {
-            return;
-        };
-        jump = doubled;
-        start = space.key(&sortable(next));
     }
 }
 

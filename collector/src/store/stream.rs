@@ -117,7 +117,11 @@ impl Watermark {
                     count: *count,
                 })
                 .collect(),
-            lost_ranges: self.lost_ranges.iter().map(|range| (*range).into()).collect(),
+            lost_ranges: self
+                .lost_ranges
+                .iter()
+                .map(|range| (*range).into())
+                .collect(),
             ledger: self.ledger.clone().map(Into::into),
             opened_unix_ns: self.opened_unix_ns,
             committed_unix_ns: self.committed_unix_ns,

@@ -103,8 +103,7 @@ impl Summary {
             raw_bytes: u32::try_from(self.raw_bytes).expect("a block is bounded"),
             kinds: self.kinds,
             actions: self.actions,
-            uids: (self.uids.len() <= FOOTER_UIDS_MAX)
-                .then(|| self.uids.iter().copied().collect()),
+            uids: (self.uids.len() <= FOOTER_UIDS_MAX).then(|| self.uids.iter().copied().collect()),
             bloom: Bloom::build(&hashes),
         }
     }

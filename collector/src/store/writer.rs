@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -122,6 +123,7 @@ enum Request {
         oneshot::Sender<Result<(), NotStored>>,
     ),
     Mark(StreamKey, oneshot::Sender<SequenceNumber>),
+    Stop,
 }
 
 /// Asks the writer.
@@ -138,8 +140,8 @@ pub struct Writer {
 pub struct Stopping;
 
 impl Writer {
-    /// Starts the writer's thread. It ends, with everything durable, once
-    /// every `Writer` is gone.
+    /// Starts the writer's thread. It ends, with everything durable, after
+    /// [`Writer::stop`] or once every `Writer` is gone.
     ///
     /// # Errors
     /// [`StoreError`] when the watermarks cannot be read.
@@ -239,6 +241,13 @@ impl Writer {
         answer.await.map_err(|_| stopping())?
     }
 
+    /// Lets the writer commit what is queued and end; what comes later is
+    /// refused.
+    pub async fn stop(&self) {
+        // A writer that is gone has stopped.
+        let _ = self.requests.send(Request::Stop).await;
+    }
+
     /// Watches whether the store takes commits.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
@@ -283,20 +292,25 @@ struct Gathered {
 
 impl WriterThread {
     fn run(&mut self, mut queue: mpsc::Receiver<Request>) {
-        while let Some(first) = queue.blocking_recv() {
+        let mut stopping = false;
+        while !stopping {
+            let Some(first) = queue.blocking_recv() else {
+                return;
+            };
             let mut gathered = Gathered::default();
             let mut requests = 1;
-            self.take(first, &mut gathered);
-            while requests < COMMIT_REQUESTS_MAX && gathered.bytes < COMMIT_BYTES_MAX {
+            stopping = self.take(first, &mut gathered).is_break();
+            while !stopping && requests < COMMIT_REQUESTS_MAX && gathered.bytes < COMMIT_BYTES_MAX {
                 let Ok(request) = queue.try_recv() else { break };
                 requests += 1;
-                self.take(request, &mut gathered);
+                stopping = self.take(request, &mut gathered).is_break();
             }
             self.finish(gathered);
         }
     }
 
-    fn take(&self, request: Request, gathered: &mut Gathered) {
+    /// Takes a request into the commit; breaks when it is the last one.
+    fn take(&self, request: Request, gathered: &mut Gathered) -> ControlFlow<()> {
         match request {
             Request::Append(append, outcome) => self.take_append(append, outcome, gathered),
             Request::Records(changes, reply) => {
@@ -325,7 +339,9 @@ impl WriterThread {
                     .or_else(|| self.marks.get(&stream));
                 let _ = reply.send(mark.map_or_else(SequenceNumber::default, |mark| mark.durable));
             }
+            Request::Stop => return ControlFlow::Break(()),
         }
+        ControlFlow::Continue(())
     }
 
     fn take_append(
@@ -379,7 +395,11 @@ impl WriterThread {
     }
 
     /// Returns a stream's watermark as the commit under way leaves it.
-    fn mark<'a>(&self, stream: &StreamKey, gathered: &'a mut Gathered) -> Option<&'a mut Watermark> {
+    fn mark<'a>(
+        &self,
+        stream: &StreamKey,
+        gathered: &'a mut Gathered,
+    ) -> Option<&'a mut Watermark> {
         if !gathered.marks.contains_key(stream) {
             let mark = self.marks.get(stream)?.clone();
             gathered.marks.insert(stream.clone(), mark);
@@ -413,7 +433,8 @@ impl WriterThread {
             State::Failed(_) => self.recover()?,
         }
         // Removing blocks makes room in the end, whatever the disk says.
-        let only_removes = gathered.commit.blocks.is_empty() && gathered.commit.records.is_empty()
+        let only_removes = gathered.commit.blocks.is_empty()
+            && gathered.commit.records.is_empty()
             && !gathered.commit.removed.is_empty();
         let needed = (gathered.bytes as u64).saturating_mul(WRITE_AMPLIFICATION);
         match self.disk.room_for(needed) {
@@ -431,17 +452,14 @@ impl WriterThread {
                 self.enter(State::Healthy);
             }
         }
-        self.store.commit(&gathered.commit).map_err(|error| {
-            self.enter(State::Failed(chain(&error)))
-        })
+        self.store
+            .commit(&gathered.commit)
+            .map_err(|error| self.enter(State::Failed(chain(&error))))
     }
 
     fn recover(&mut self) -> Result<(), State> {
         thread::sleep(RECOVERY_PAUSE);
-        let recovered = self
-            .store
-            .recover()
-            .and_then(|()| self.store.watermarks());
+        let recovered = self.store.recover().and_then(|()| self.store.watermarks());
         match recovered {
             Ok(marks) => {
                 self.marks = marks.into_iter().collect();

@@ -92,8 +92,7 @@ impl TailReader {
             match self.receiver.recv().await {
                 Ok(numbered) => {
                     let expected = self.expected.unwrap_or(numbered.before);
-                    self.expected =
-                        Some(numbered.before + numbered.arrival.events.len() as u64);
+                    self.expected = Some(numbered.before + numbered.arrival.events.len() as u64);
                     let missed = numbered.before.saturating_sub(expected);
                     return Some((missed, numbered.arrival.clone()));
                 }

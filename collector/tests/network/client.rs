@@ -101,7 +101,11 @@ impl Session {
     }
 
     /// Opens the stream, says hello and returns the welcome.
-    pub async fn open(address: &str, files: &TlsFiles, node: &str) -> Result<(Self, Welcome), Status> {
+    pub async fn open(
+        address: &str,
+        files: &TlsFiles,
+        node: &str,
+    ) -> Result<(Self, Welcome), Status> {
         let mut session = Self::connect(address, files).await?;
         session.send_hello(hello(node)).await;
         match session.answer().await? {
@@ -162,7 +166,10 @@ pub async fn query(
         .await?
         .into_inner();
     let (mut events, mut summary) = (Vec::new(), None);
-    while let Some(chunk) = timeout(PATIENCE, chunks.message()).await.expect("in time")? {
+    while let Some(chunk) = timeout(PATIENCE, chunks.message())
+        .await
+        .expect("in time")?
+    {
         assert!(summary.is_none(), "the summary comes last");
         events.extend(chunk.events);
         summary = chunk.summary;

@@ -43,7 +43,10 @@ async fn killed_collector_has_everything_it_acknowledged() {
     let collector = home.start();
     let found = sequences(&collector.address, &admin).await;
     assert!(found.len() as u64 >= acknowledged);
-    assert!(found.iter().copied().eq(1..=found.len() as u64), "none twice, none missing");
+    assert!(
+        found.iter().copied().eq(1..=found.len() as u64),
+        "none twice, none missing"
+    );
     assert_eq!(collector.terminate(), Some(0));
 }
 
@@ -71,16 +74,21 @@ async fn event_sent_twice_is_stored_once() {
         pki.issue("admin/alice"),
     );
     let collector = home.start();
-    for _ in 0..2 {
+    for durable in [10, 15] {
         let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
             .await
             .unwrap();
         session.send_batch(sealed(1, 10)).await;
-        assert_eq!(session.ack().await, 10);
+        assert_eq!(session.ack().await, durable);
         session.send_batch(sealed(6, 10)).await;
         assert_eq!(session.ack().await, 15);
     }
-    assert!(sequences(&collector.address, &admin).await.into_iter().eq(1..=15));
+    assert!(
+        sequences(&collector.address, &admin)
+            .await
+            .into_iter()
+            .eq(1..=15)
+    );
 }
 
 #[tokio::test]
@@ -141,12 +149,7 @@ async fn full_disk_means_no_acknowledgement_until_there_is_room() {
         return;
     }
     let _unmount = Unmount(disk.clone());
-    let home = Home::with_data_dir(
-        folder,
-        &pki.issue("collector/main"),
-        disk.join("data"),
-        "",
-    );
+    let home = Home::with_data_dir(folder, &pki.issue("collector/main"), disk.join("data"), "");
     let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
     let collector = home.start();
     let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
@@ -172,7 +175,12 @@ async fn full_disk_means_no_acknowledgement_until_there_is_room() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     session.send_batch(sealed(101, 100)).await;
     assert_eq!(session.ack().await, 200);
-    assert!(sequences(&collector.address, &admin).await.into_iter().eq(1..=200));
+    assert!(
+        sequences(&collector.address, &admin)
+            .await
+            .into_iter()
+            .eq(1..=200)
+    );
     assert_eq!(collector.terminate(), Some(0));
 }
 

@@ -3,9 +3,7 @@
 use shrike_proto::{
     tls::TlsFiles,
     wire::{
-        admin::{
-            ListNodesRequest, QueryEventsRequest, node_service_client::NodeServiceClient,
-        },
+        admin::{ListNodesRequest, QueryEventsRequest, node_service_client::NodeServiceClient},
         ingest::Hello,
     },
 };
@@ -52,7 +50,11 @@ async fn client_without_a_certificate_is_refused() {
     let collector = home.start();
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(pki.ca()).unwrap();
-    for certificate in <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::pem_slice_iter(&pem) {
+    for certificate in
+        <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::pem_slice_iter(
+            &pem,
+        )
+    {
         roots.add(certificate.unwrap()).unwrap();
     }
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(
@@ -62,8 +64,7 @@ async fn client_without_a_certificate_is_refused() {
     .unwrap()
     .with_root_certificates(roots)
     .with_no_client_auth();
-    let channel =
-        shrike_proto::transport::channel(&collector.address, Arc::new(config)).unwrap();
+    let channel = shrike_proto::transport::channel(&collector.address, Arc::new(config)).unwrap();
     assert!(
         NodeServiceClient::new(channel)
             .list_nodes(ListNodesRequest {})
@@ -121,7 +122,10 @@ async fn bad_certificates_of_its_own_end_the_collector_with_2() {
     let refused = home.command(&["run"]);
     assert_eq!(refused.status.code(), Some(2));
     let words = String::from_utf8_lossy(&refused.stderr);
-    assert!(words.contains("expected one for the role \"collector\""), "{words}");
+    assert!(
+        words.contains("expected one for the role \"collector\""),
+        "{words}"
+    );
 }
 
 #[test]
@@ -133,7 +137,10 @@ fn bad_configuration_ends_the_collector_with_2() {
     let refused = home.command(&["config", "check"]);
     assert_eq!(refused.status.code(), Some(2));
     let words = String::from_utf8_lossy(&refused.stderr);
-    assert!(words.contains("collector.toml:4:1: unknown field `lisen`"), "{words}");
+    assert!(
+        words.contains("collector.toml:4:1: unknown field `lisen`"),
+        "{words}"
+    );
 }
 
 #[test]

@@ -63,7 +63,9 @@ async fn end_of(message: Option<stream_events_request::Message>) -> tonic::Statu
     let (mut victim, _) = Session::open(&collector.address, &good, "good")
         .await
         .unwrap();
-    let (mut session, _) = Session::open(&collector.address, &bad, "bad").await.unwrap();
+    let (mut session, _) = Session::open(&collector.address, &bad, "bad")
+        .await
+        .unwrap();
     session.send(message).await;
     let status = session.end().await;
     victim.send_batch(sealed(1, 3)).await;
@@ -75,7 +77,10 @@ async fn end_of(message: Option<stream_events_request::Message>) -> tonic::Statu
 async fn batch_out_of_order_ends_its_session_only() {
     let status = end_of(Some(stream_events_request::Message::Batch(sealed(50, 5)))).await;
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("sequence 50, expected 1"), "{status:?}");
+    assert!(
+        status.message().contains("sequence 50, expected 1"),
+        "{status:?}"
+    );
 }
 
 #[tokio::test]

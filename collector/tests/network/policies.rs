@@ -178,7 +178,10 @@ async fn push_reaches_the_nodes_that_it_selects() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!((pushed.generation, pushed.nodes), (1, vec!["web".to_owned()]));
+    assert_eq!(
+        (pushed.generation, pushed.nodes),
+        (1, vec!["web".to_owned()])
+    );
     let (set, _) = web.offer().await;
     assert_eq!((set.generation, set.policies.len()), (Generation(1), 1));
     web.answer(&set, PolicyState::Received, "").await;
@@ -213,7 +216,10 @@ async fn push_reaches_the_nodes_that_it_selects() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!((deleted.generation, deleted.nodes), (3, vec!["web".to_owned()]));
+    assert_eq!(
+        (deleted.generation, deleted.nodes),
+        (3, vec!["web".to_owned()])
+    );
     assert_eq!(web.offer().await.0.policies.len(), 1);
 }
 
@@ -261,7 +267,10 @@ async fn mistakes_of_a_push_are_told_apart() {
     let admin = pki.issue("admin/alice");
     let mut policies = PolicyServiceClient::new(channel(&collector.address, &admin));
     let mut code = async |request| policies.push_policies(request).await.unwrap_err().code();
-    assert_eq!(code(push(7, vec![document("p", None)])).await, Code::Aborted);
+    assert_eq!(
+        code(push(7, vec![document("p", None)])).await,
+        Code::Aborted
+    );
     assert_eq!(code(push(0, Vec::new())).await, Code::InvalidArgument);
     let mut deny = document("p", None);
     deny.policy.as_mut().unwrap().rules[0].action = Action::Deny.into();
@@ -290,6 +299,9 @@ async fn mistakes_of_a_push_are_told_apart() {
         .unwrap()
         .into_inner();
     assert_eq!(rehearsed.generation, 1);
-    let book = policies.list_policies(ListPoliciesRequest {}).await.unwrap();
+    let book = policies
+        .list_policies(ListPoliciesRequest {})
+        .await
+        .unwrap();
     assert_eq!(book.into_inner().generation, 0);
 }

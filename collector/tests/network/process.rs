@@ -24,7 +24,7 @@ pub struct Collector {
 
 /// A folder with a configuration and a store in it.
 pub struct Home {
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub config: PathBuf,
     pub data_dir: PathBuf,
 }
@@ -51,7 +51,7 @@ impl Home {
         );
         fs::write(&config, text).unwrap();
         Self {
-            folder,
+            _folder: folder,
             config,
             data_dir,
         }

@@ -74,7 +74,9 @@ async fn queries_filter_limit_and_order() {
         }),
         ..QueryEventsRequest::default()
     };
-    let status = query(&collector.address, &admin, nonsense).await.unwrap_err();
+    let status = query(&collector.address, &admin, nonsense)
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 

@@ -70,7 +70,10 @@ fn batches_in_order_are_acknowledged() {
 fn duplicate_is_acknowledged_and_not_stored() {
     let mut session = open(1, 20);
     let plan = queue(&mut session, &batch(11, 10));
-    assert_eq!((plan.skip, plan.parent, plan.next), (10, plan.next, SequenceNumber(20)));
+    assert_eq!(
+        (plan.skip, plan.parent, plan.next),
+        (10, plan.next, SequenceNumber(20))
+    );
     assert_eq!(
         session.handle_outcome(Outcome::Durable),
         Ok(Reply::Ack(SequenceNumber(20)))
@@ -151,7 +154,11 @@ fn agents_own_word_comes_before_missing() {
     let mut next = batch(101, 1);
     next.lost = vec![lost(41, 60)];
     let plan = queue(&mut session, &next);
-    let parts: Vec<_> = plan.lost.iter().map(|it| (it.first.0, it.count, it.reason)).collect();
+    let parts: Vec<_> = plan
+        .lost
+        .iter()
+        .map(|it| (it.first.0, it.count, it.reason))
+        .collect();
     assert_eq!(
         parts,
         [
@@ -372,7 +379,8 @@ impl World {
     fn reopen(&mut self) {
         self.session = open(1, self.durable);
         self.next = self.durable + 1;
-        self.given_up.retain(|range| range.first_sequence + range.count > self.next);
+        self.given_up
+            .retain(|range| range.first_sequence + range.count > self.next);
     }
 }
 
