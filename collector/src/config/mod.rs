@@ -213,7 +213,7 @@ impl CollectorConfig {
         }
         let mut table: toml::Table = toml::from_str(text).map_err(|error| parse_error(&error))?;
         for (path, value) in overrides {
-            environment::set(&mut table, &path, value)?;
+            environment::set(&mut table, path, value)?;
         }
         // What is wrong in the text is reported with its place first, unless
         // the environment mends it.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Collection, Commit, Footers, Order, Store, StoreError,
+    Collection, Commit, Footers, Order, Record, Store, StoreError,
     block::{BlockKey, Footer},
     stream::{StreamKey, Watermark},
     verify::Verification,
@@ -97,7 +97,7 @@ impl Store for MemoryStore {
             .map(|(_, payload)| payload.clone()))
     }
 
-    fn records(&self, collection: Collection) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn records(&self, collection: Collection) -> Result<Vec<Record>, StoreError> {
         Ok(self
             .contents()
             .records

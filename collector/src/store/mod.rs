@@ -54,6 +54,9 @@ pub struct RecordChange {
     pub value: Option<Vec<u8>>,
 }
 
+/// A record as it is read: its key, then its value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
 /// Everything that becomes durable at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commit {
@@ -129,7 +132,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] for an unreadable one.
-    fn records(&self, collection: Collection) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn records(&self, collection: Collection) -> Result<Vec<Record>, StoreError>;
 
     /// Returns the bytes that the store takes.
     ///

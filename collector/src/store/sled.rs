@@ -26,7 +26,7 @@ use std::{
 };
 
 use super::{
-    Collection, Commit, Damage, Footers, Order, Store, StoreError,
+    Collection, Commit, Damage, Footers, Order, Record, Store, StoreError,
     block::{BlockKey, Footer, sortable},
     layout::{
         FORMAT, FORMAT_KEY, Space, block_key, pack_payload, parse_watermark_key, unpack_payload,
@@ -223,7 +223,7 @@ impl Store for SledStore {
             .transpose()
     }
 
-    fn records(&self, collection: Collection) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn records(&self, collection: Collection) -> Result<Vec<Record>, StoreError> {
         self.handle()?
             .db
             .scan_prefix([Space::Record(collection).prefix()])

@@ -115,7 +115,7 @@ pub enum State {
 pub struct NotStored(pub State);
 
 enum Request {
-    Append(Append, mpsc::Sender<Outcome>),
+    Append(Box<Append>, mpsc::Sender<Outcome>),
     Records(Vec<RecordChange>, oneshot::Sender<Result<(), NotStored>>),
     Remove(
         Vec<(BlockKey, u64, u64)>,
@@ -188,7 +188,7 @@ impl Writer {
         outcome: mpsc::Sender<Outcome>,
     ) -> Result<(), Stopping> {
         self.requests
-            .send(Request::Append(append, outcome))
+            .send(Request::Append(Box::new(append), outcome))
             .await
             .map_err(|_| Stopping)
     }
@@ -271,7 +271,7 @@ struct WriterThread {
 /// A request whose fate hangs on the commit under way.
 enum Waiting {
     Append {
-        append: Append,
+        append: Box<Append>,
         outcome: mpsc::Sender<Outcome>,
         span: Span,
     },
@@ -346,7 +346,7 @@ impl WriterThread {
 
     fn take_append(
         &self,
-        mut append: Append,
+        mut append: Box<Append>,
         outcome: mpsc::Sender<Outcome>,
         gathered: &mut Gathered,
     ) {

@@ -118,7 +118,7 @@ async fn bad_certificates_of_its_own_end_the_collector_with_2() {
     let pki = Pki::new();
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
-    let home = Home::with_data_dir(folder, &pki.issue("agent/node-a"), data_dir, "");
+    let home = Home::with_data_dir(folder, &pki.issue("agent/node-a"), data_dir, 1_000_000, "");
     let refused = home.command(&["run"]);
     assert_eq!(refused.status.code(), Some(2));
     let words = String::from_utf8_lossy(&refused.stderr);
@@ -133,7 +133,13 @@ fn bad_configuration_ends_the_collector_with_2() {
     let pki = Pki::new();
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
-    let home = Home::with_data_dir(folder, &pki.issue("collector/main"), data_dir, "lisen = 1");
+    let home = Home::with_data_dir(
+        folder,
+        &pki.issue("collector/main"),
+        data_dir,
+        1_000_000,
+        "lisen = 1",
+    );
     let refused = home.command(&["config", "check"]);
     assert_eq!(refused.status.code(), Some(2));
     let words = String::from_utf8_lossy(&refused.stderr);

@@ -33,18 +33,25 @@ impl Home {
     pub fn new(pki: &Pki) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = folder.path().join("data");
-        Self::with_data_dir(folder, &pki.issue("collector/main"), data_dir, "")
+        Self::with_data_dir(
+            folder,
+            &pki.issue("collector/main"),
+            data_dir,
+            1_000_000,
+            "",
+        )
     }
 
     pub fn with_data_dir(
         folder: tempfile::TempDir,
         files: &TlsFiles,
         data_dir: PathBuf,
+        low_disk_bytes: u64,
         more: &str,
     ) -> Self {
         let config = folder.path().join("collector.toml");
         let text = format!(
-            "listen = \"127.0.0.1:0\"\ndata_dir = {data_dir:?}\nlow_disk_bytes = 1000000\n{more}\n\
+            "listen = \"127.0.0.1:0\"\ndata_dir = {data_dir:?}\nlow_disk_bytes = {low_disk_bytes}\n{more}\n\
              [tls]\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n\
              [limits]\nhandshake_timeout_ms = 1000\n",
             files.ca, files.certificate, files.key
