@@ -549,3 +549,6 @@ fn refuse(gathered: Gathered, state: &State) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
