@@ -54,9 +54,10 @@ impl What {
         match self {
             Self::Development => &["build", "--workspace", "--bins"],
             Self::Release => &["build", "--workspace", "--bins", "--release"],
-            // The same selection that the tests are then run with: another
-            // one would have other features and compile half of it again.
-            Self::Tests => &["test", "--workspace", "--no-run"],
+            // Built the way `cargo test` builds (its features, its packages),
+            // so that it compiles nothing again; only that it leaves out the
+            // programs of crates without tests of their own.
+            Self::Tests => &["build", "--workspace", "--bins", "--tests"],
             Self::Guest => &["build", "--package", "shrike-integration", "--bin", "shrike-guest"],
         }
     }

@@ -11,6 +11,7 @@ pub mod build;
 pub mod demo;
 pub mod fleet;
 pub mod layout;
+mod offspring;
 pub mod outside;
 pub mod progress;
 pub mod setup;

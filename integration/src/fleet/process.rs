@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::poll;
-use crate::outside;
+use crate::{offspring, outside};
 
 /// How a program that ran to its end did.
 #[derive(Clone, Debug)]
@@ -79,11 +79,8 @@ impl Local {
             .append(true)
             .open(log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        // setpriv: the kernel ends it if this process dies in any way.
-        let mut wrapped = Command::new("setpriv");
+        let mut wrapped = offspring::mortal(command.get_program());
         wrapped
-            .args(["--pdeathsig", "KILL"])
-            .arg(command.get_program())
             .args(command.get_args())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -94,9 +91,7 @@ impl Local {
                 None => wrapped.env_remove(key),
             };
         }
-        let child = wrapped
-            .spawn()
-            .with_context(|| format!("cannot start {}", outside::shown(command)))?;
+        let child = offspring::spawn(wrapped)?;
         Ok(Self { child, log: log.to_owned() })
     }
 

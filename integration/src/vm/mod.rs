@@ -37,7 +37,7 @@ pub use tar::Placed;
 pub use wire::Outcome;
 
 use crate::layout::Layout;
-use crate::outside;
+use crate::{offspring, outside};
 use crate::setup::Kernel;
 use job::JobState;
 use wire::{Reply, Request};
@@ -151,10 +151,8 @@ impl Machine {
         tar::write(&files, &mut out)?;
         drop(out);
 
-        let mut command = qemu::command(layout, &spec, accel, folder.path())?;
-        let mut qemu = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", outside::shown(&command)))?;
+        let command = qemu::command(layout, &spec, accel, folder.path())?;
+        let mut qemu = offspring::spawn(command)?;
 
         match Self::connect(&mut qemu, &folder.path().join(qemu::SOCKET), started + timeout) {
             Ok((link, release)) => Ok(Self {

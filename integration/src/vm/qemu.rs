@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Accel, Clock, Spec, wire};
 use crate::layout::Layout;
-use crate::outside;
+use crate::{offspring, outside};
 
 /// The runner's end of the virtio-serial port, in the machine's folder.
 pub(super) const SOCKET: &str = "runner";
@@ -15,7 +15,7 @@ pub(super) const SOCKET: &str = "runner";
 /// What the kernel prints, in the machine's folder.
 pub(super) const CONSOLE: &str = "console";
 
-/// Builds the command; it is killed with whoever spawns it.
+/// Builds the command.
 pub(super) fn command(
     layout: &Layout,
     spec: &Spec,
@@ -30,9 +30,7 @@ pub(super) fn command(
         .context("qemu-system-x86_64 is missing; run: cargo xtask setup")?;
     let in_folder = |name: &str| quoted(&folder.join(name));
 
-    // setpriv: the kernel ends the machine if this process dies in any way.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(qemu);
+    let mut command = offspring::mortal(qemu.as_os_str());
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
     match (accel, spec.clock) {
         (_, Clock::Instructions) => {
