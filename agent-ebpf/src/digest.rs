@@ -47,7 +47,7 @@ impl Digest {
         // Odd constants of good spread: 2^64 divided by the golden ratio, and
         // the first multiplier of MurmurHash3's finaliser.
         let a = (self.a ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let b = (self.b ^ (word << 32 | word >> 32)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let b = (self.b ^ word.rotate_left(32)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         Self {
             a: a ^ (a >> 29),
             b: b ^ (b >> 32),

@@ -360,7 +360,10 @@ pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
     // SAFETY: the map is a ring buffer.
     let waiting =
         unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
-    let wake_up = if urgent != 0 || waiting >= WAKE_UP_BYTES {
+    // Once on the way up: a reader that is at work must not be interrupted for
+    // each record. When two CPUs race past the mark, it looks on its own.
+    let crossing = waiting < WAKE_UP_BYTES && waiting + length >= WAKE_UP_BYTES;
+    let wake_up = if urgent != 0 || crossing {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP

@@ -46,6 +46,9 @@ struct Component {
 
 enum Step {
     Component(Component),
+    /// A file that is in no directory: a memfd, a pipe. It has a name, but not
+    /// a path.
+    Loose(Component),
     Crossed,
     Root,
 }
@@ -67,16 +70,18 @@ fn step(scratch: &mut Scratch) -> Result<Step, Unreadable> {
         return Ok(Step::Crossed);
     }
     let parent = read::<u64>(dentry, offset!(dentry_parent))?;
-    if parent == dentry {
-        return Ok(Step::Root);
+    let component = Component {
+        name: read(dentry, offset!(dentry_name))?,
+        length: u64::from(read::<u32>(dentry, offset!(dentry_name_length))?),
+    };
+    if parent != dentry {
+        scratch.dentry = parent;
+        return Ok(Step::Component(component));
     }
-    let length = read::<u32>(dentry, offset!(dentry_name_length))?;
-    let name = read(dentry, offset!(dentry_name))?;
-    scratch.dentry = parent;
-    Ok(Step::Component(Component {
-        name,
-        length: u64::from(length),
-    }))
+    if scratch.depth == 0 {
+        return Ok(Step::Loose(component));
+    }
+    Ok(Step::Root)
 }
 
 /// Digests one component.
@@ -91,7 +96,8 @@ pub extern "C" fn walk_digest_step(slot: u32) -> i32 {
     let component = match step(scratch) {
         Ok(Step::Component(component)) => component,
         Ok(Step::Crossed) => return AGAIN,
-        Ok(Step::Root) => return DONE,
+        // No rule names what has no path.
+        Ok(Step::Loose(_) | Step::Root) => return DONE,
         Err(Unreadable) => return FAILED,
     };
     let length = hide(component.length);
@@ -159,8 +165,9 @@ pub extern "C" fn walk_text_step(slot: u32) -> i32 {
     };
     // SAFETY: a live map value, taken by the program that calls this.
     let scratch = unsafe { &mut *scratch };
-    let component = match step(scratch) {
-        Ok(Step::Component(component)) => component,
+    let (component, loose) = match step(scratch) {
+        Ok(Step::Component(component)) => (component, false),
+        Ok(Step::Loose(component)) => (component, true),
         Ok(Step::Crossed) => return AGAIN,
         Ok(Step::Root) => return DONE,
         Err(Unreadable) => return FAILED,
@@ -189,8 +196,13 @@ pub extern "C" fn walk_text_step(slot: u32) -> i32 {
     if result != 0 {
         return FAILED;
     }
-    scratch.path.start = start;
     scratch.depth += 1;
+    if loose {
+        // Its name stands without a slash.
+        scratch.path.start = start + 1;
+        return DONE;
+    }
+    scratch.path.start = start;
     if scratch.depth > PATH_COMPONENTS_MAX as u64 {
         return FAILED;
     }
