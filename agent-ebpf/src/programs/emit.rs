@@ -59,14 +59,14 @@ pub fn count(hook: Hook, what: Count) {
     let Some(counters) = COUNTERS.get_ptr_mut(hook as u32) else {
         return;
     };
-    // SAFETY: `counters` is a live map value; no reference is made.
-    let cell = unsafe {
-        match what {
-            Count::Seen => &raw mut (*counters).seen,
-            Count::Filtered => &raw mut (*counters).filtered,
-            Count::LostPendingFull => &raw mut (*counters).lost_pending_full,
-            Count::Missed => &raw mut (*counters).missed,
-        }
+    // SAFETY: a live map value; the counters are only ever added to, and
+    // atomically.
+    let counters = unsafe { &mut *counters };
+    let cell = match what {
+        Count::Seen => &raw mut counters.seen,
+        Count::Filtered => &raw mut counters.filtered,
+        Count::LostPendingFull => &raw mut counters.lost_pending_full,
+        Count::Missed => &raw mut counters.missed,
     };
     // SAFETY: `cell` is inside of a live map value.
     unsafe { atomic_add(cell, 1) };
@@ -83,12 +83,7 @@ fn header(scratch: *mut Scratch) -> *mut Header {
 #[inline(always)]
 pub fn body<T>(scratch: *mut Scratch) -> *mut T {
     // SAFETY: the record is longer than any header and body.
-    unsafe {
-        (&raw mut (*scratch).record)
-            .cast::<u8>()
-            .add(size_of::<Header>())
-            .cast()
-    }
+    unsafe { header(scratch).add(1) }.cast()
 }
 
 /// Begins a record: everything in its header but flags, verdict and length.
@@ -104,12 +99,12 @@ pub extern "C" fn begin_record(slot: u32, kind_and_call: u32, result: i32) -> i3
     header.kind = (kind_and_call & 0xff) as u8;
     header.call = (kind_and_call >> 8) as u8;
     header.result = result;
-    // SAFETY: these helpers have no precondition.
-    unsafe {
-        header.cpu = bpf_get_smp_processor_id();
-        header.boot_time_ns = bpf_ktime_get_boot_ns();
-        header.process.cgroup_id = bpf_get_current_cgroup_id();
-    }
+    // SAFETY: no precondition.
+    header.cpu = unsafe { bpf_get_smp_processor_id() };
+    // SAFETY: no precondition.
+    header.boot_time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: no precondition.
+    header.process.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
     header.cpu_sequence = match SEQUENCE.get_ptr_mut(0) {
         // SAFETY: `cell` is a live map value.
         Some(cell) => unsafe { atomic_fetch_add(cell, 1) },
@@ -291,12 +286,10 @@ pub extern "C" fn append_text(slot: u32) -> u32 {
     let Some(place) = place(slot, PATH_BYTES_MAX + 1) else {
         return 0;
     };
+    // SAFETY: taken by the program that calls this.
+    let text = unsafe { &raw const (*scratch).path.bytes }.cast::<u8>();
     // SAFETY: `start` lies inside of the text.
-    let text = unsafe {
-        (&raw const (*scratch).path.bytes)
-            .cast::<u8>()
-            .add(start as usize)
-    };
+    let text = unsafe { text.add(start as usize) };
     // SAFETY: there is room for as many bytes behind `place`.
     let result = unsafe { bpf_probe_read_kernel(place.cast(), length as u32, text.cast()) };
     if result != 0 {
@@ -314,12 +307,10 @@ fn place(slot: u32, room: usize) -> Option<*mut u8> {
     if length > (RECORD_CAPACITY - room) as u64 {
         return None;
     }
+    // SAFETY: taken by the program that calls this.
+    let record = unsafe { &raw mut (*scratch).record }.cast::<u8>();
     // SAFETY: `length` was checked against the record's capacity.
-    Some(unsafe {
-        (&raw mut (*scratch).record)
-            .cast::<u8>()
-            .add(length as usize)
-    })
+    Some(unsafe { record.add(length as usize) })
 }
 
 /// Grows the record by `written` bytes less one, a string's NUL.
@@ -353,10 +344,9 @@ pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
         return 0;
     }
     // SAFETY: as above.
-    unsafe {
-        (*header).length = length as u32;
-        (*header).flags = flags as u16;
-    }
+    let fields = unsafe { &mut *header };
+    fields.length = length as u32;
+    fields.flags = flags as u16;
     // SAFETY: the map is a ring buffer.
     let waiting =
         unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
@@ -380,13 +370,12 @@ pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
     let Some(counters) = COUNTERS.get_ptr_mut(hook) else {
         return 0;
     };
-    // SAFETY: `counters` is a live map value; no reference is made.
-    let cell = unsafe {
-        if result == 0 {
-            &raw mut (*counters).submitted
-        } else {
-            &raw mut (*counters).lost_ring_full
-        }
+    // SAFETY: as in `count`.
+    let counters = unsafe { &mut *counters };
+    let cell = if result == 0 {
+        &raw mut counters.submitted
+    } else {
+        &raw mut counters.lost_ring_full
     };
     // SAFETY: `cell` is inside of a live map value.
     unsafe { atomic_add(cell, 1) };

@@ -56,6 +56,8 @@ struct Entry {
     comm: Vec<u8>,
     exe: Vec<u8>,
     from_proc: bool,
+    /// An event of this process has told its ancestors.
+    lineage_told: bool,
 }
 
 /// The processes of this machine.
@@ -84,19 +86,29 @@ impl ProcessTable {
 
     /// Learns from an event and fills in its process: executable, ancestors,
     /// and whether it is known from /proc only.
+    ///
+    /// Ancestors are part of a process's first event, and of every one but
+    /// opens that no rule matched: repeating them on each of a thousand opens
+    /// would be most of the event.
     pub fn observe(&mut self, event: &mut Event, procfs: &Procfs) {
         let key = ProcessKey::of(&event.process);
         if !self.entries.contains_key(&key) {
             self.discover(key, &event.process, procfs);
         }
         self.update(key, event);
-        if let Some(entry) = self.entries.get(&key) {
+        let mut tell_lineage =
+            event.verdict.is_some() || !matches!(event.fact, Fact::Open(_));
+        if let Some(entry) = self.entries.get_mut(&key) {
             if event.process.exe.is_empty() {
                 event.process.exe.clone_from(&entry.exe);
             }
             event.process.from_proc = entry.from_proc;
+            tell_lineage |= !entry.lineage_told;
+            entry.lineage_told = true;
         }
-        event.process.ancestors = self.ancestors(&event.process);
+        if tell_lineage {
+            event.process.ancestors = self.ancestors(&event.process);
+        }
         match &event.fact {
             Fact::Fork(fork) if fork.child_tgid != event.process.tgid => {
                 let child = Entry {
@@ -105,6 +117,7 @@ impl ProcessTable {
                     comm: fork.child_comm.clone(),
                     exe: event.process.exe.clone(),
                     from_proc: false,
+                    lineage_told: false,
                 };
                 self.insert(
                     ProcessKey::new(fork.child_tgid, fork.child_start_boot_ns),
@@ -139,6 +152,7 @@ impl ProcessTable {
                 comm: process.comm.clone(),
                 exe: Vec::new(),
                 from_proc: false,
+                lineage_told: false,
             },
         };
         self.insert(key, entry, &|tgid| procfs.exists(tgid));
@@ -257,6 +271,7 @@ fn from_proc(entry: ProcEntry, parent: ProcessKey) -> Entry {
         comm: entry.comm,
         exe: entry.exe,
         from_proc: true,
+        lineage_told: false,
     }
 }
 
@@ -264,8 +279,8 @@ fn from_proc(entry: ProcEntry, parent: ProcessKey) -> Entry {
 mod tests {
     use proptest::prelude::*;
     use shrike_proto::{
-        event::{Exec, Exit, Fork, Open, ResolvedPath},
-        id::{Generation, SequenceNumber},
+        event::{Action, Exec, Exit, Fork, Open, Outcome, ResolvedPath, Verdict},
+        id::{Generation, PolicyName, RuleName, SequenceNumber},
     };
 
     use super::*;
@@ -364,6 +379,31 @@ mod tests {
             opened.process.ancestors[0].start_boot_ns,
             process(10, 1).start_boot_ns
         );
+    }
+
+    #[test]
+    fn opens_that_no_rule_matched_tell_ancestors_once() {
+        let mut table = ProcessTable::default();
+        table.adopt(vec![running(1, 0, "/sbin/init")]);
+        let open = || event(process(10, 1), Fact::Open(Open::default()));
+        let mut told = |mut event: Event| {
+            table.observe(&mut event, &nothing());
+            event.process.ancestors.len()
+        };
+        assert_eq!(told(open()), 1);
+        assert_eq!(told(open()), 0);
+        assert_eq!(told(exec(process(10, 1), "/bin/x", 0)), 1);
+        let matched = Event {
+            verdict: Some(Verdict {
+                action: Action::Alert,
+                policy: PolicyName::parse("p").unwrap(),
+                rule: RuleName::parse("r").unwrap(),
+                outcome: Outcome::Noted,
+            }),
+            ..open()
+        };
+        assert_eq!(told(matched), 1);
+        assert_eq!(told(event(process(10, 1), Fact::Exit(Exit::default()))), 1);
     }
 
     #[test]

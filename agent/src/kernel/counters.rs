@@ -55,6 +55,18 @@ impl KernelCounters {
         .collect()
     }
 
+    /// Leaves out what was lost before every hook was in place: the end of an
+    /// operation that began unseen is nothing that the sensor set out to
+    /// record.
+    pub(super) fn forget_halves(&mut self, halves: &Self) {
+        for (name, half) in &halves.hooks {
+            if let Some(hook) = self.hooks.get_mut(name) {
+                hook.seen -= half.lost_pending_full;
+                hook.lost_pending_full -= half.lost_pending_full;
+            }
+        }
+    }
+
     /// Returns `seen - submitted - filtered - lost`: other than 0 only while
     /// a hook is at work.
     pub fn unaccounted(&self) -> i128 {
@@ -110,6 +122,25 @@ pub fn read(map: &PerCpuArray<MapData, Counters>) -> Result<KernelCounters, aya:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operations_that_began_unseen_are_left_out() {
+        let hook = |seen, submitted, lost_pending_full| KernelCounters {
+            hooks: BTreeMap::from([(
+                "file-open",
+                HookCounters {
+                    seen,
+                    submitted,
+                    lost_pending_full,
+                    ..HookCounters::default()
+                },
+            )]),
+        };
+        let mut counters = hook(100, 80, 20);
+        counters.forget_halves(&hook(30, 13, 17));
+        assert_eq!(counters, hook(83, 80, 3));
+        assert_eq!(counters.unaccounted(), 0);
+    }
 
     #[test]
     fn missed_hooks_saw_nothing() {

@@ -3,7 +3,10 @@
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use tokio::io::unix::AsyncFd;
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, timeout_at},
+};
 
 /// Records taken in one call: some milliseconds of work, after which others
 /// get their turn.
@@ -17,6 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The ring, from the reader's side.
 pub struct Ring {
     ring: AsyncFd<RingBuf<MapData>>,
+    look_at: Instant,
 }
 
 impl Ring {
@@ -28,7 +32,10 @@ impl Ring {
         // SAFETY: the map owns its descriptor and gives out the same one for
         // as long as it lives.
         let ring = unsafe { AsyncFd::register(ring) }?;
-        Ok(Self { ring })
+        Ok(Self {
+            ring,
+            look_at: Instant::now(),
+        })
     }
 
     /// Hands over what is in the ring, at most [`RECORDS_PER_CALL_MAX`]
@@ -43,15 +50,18 @@ impl Ring {
             take(&record);
             taken += 1;
         }
+        self.look_at = Instant::now() + LOOK_EVERY;
         taken
     }
 
-    /// Waits until there may be something in the ring.
+    /// Waits until it is time to look into the ring: much is waiting, or the
+    /// last look was long enough ago. Waiting again goes on where a cancelled
+    /// wait ended.
     ///
     /// # Errors
     /// When the descriptor cannot be polled.
     pub async fn wait(&mut self) -> io::Result<()> {
-        match tokio::time::timeout(LOOK_EVERY, self.ring.readable_mut()).await {
+        match timeout_at(self.look_at, self.ring.readable_mut()).await {
             Ok(guard) => {
                 guard?.clear_ready();
                 Ok(())

@@ -16,7 +16,7 @@ use shrike_proto::{
 use super::{
     AppliedPolicy, ApplyError, DecodeError, HookState, KernelCounters, RuleTable, Sample,
     SensorError, counters, decode, hooks, object::OBJECT, offsets, policy_maps::PolicyMaps,
-    ring::Ring,
+    ring::{RECORDS_PER_CALL_MAX, Ring},
 };
 
 /// How the sensor is set up.
@@ -52,6 +52,10 @@ pub struct Sensor {
     applied: Option<AppliedPolicy>,
     hooks: Vec<HookState>,
     undecodable: u64,
+    behind: bool,
+    /// What was counted before every hook was in place: operations of which
+    /// only the end was seen.
+    halves: KernelCounters,
     detached: bool,
     missed: u64,
     ebpf: Ebpf,
@@ -87,6 +91,7 @@ impl Sensor {
         let plans: Array<MapData, _> = take(&mut ebpf, "PLANS")?;
         let names: HashMap<MapData, _, _> = take(&mut ebpf, "POLICY")?;
         let hooks = hooks::attach(&mut ebpf, &btf, options.record_opens)?;
+        let halves = read_counters(&counters)?;
         Ok(Self {
             ring: Ring::new(ring).map_err(SensorError::Poll)?,
             counters,
@@ -95,6 +100,8 @@ impl Sensor {
             applied: None,
             hooks,
             undecodable: 0,
+            behind: false,
+            halves,
             detached: false,
             missed: 0,
             ebpf,
@@ -115,11 +122,12 @@ impl Sensor {
     /// # Errors
     /// When the ring cannot be polled.
     pub async fn next(&mut self, out: &mut Vec<Event>) -> io::Result<()> {
-        if self.drain(out) > 0 {
-            return Ok(());
+        // A ring that was emptied is left to fill: taking records out one by
+        // one would cost more than they do.
+        if !self.behind {
+            self.ring.wait().await?;
         }
-        self.ring.wait().await?;
-        self.drain(out);
+        self.behind = self.drain(out) == RECORDS_PER_CALL_MAX;
         Ok(())
     }
 
@@ -162,10 +170,8 @@ impl Sensor {
     /// # Errors
     /// What the kernel said.
     pub fn counters(&self) -> Result<KernelCounters, SensorError> {
-        let mut counters = counters::read(&self.counters).map_err(|source| SensorError::Map {
-            map: "COUNTERS",
-            source: Box::new(source),
-        })?;
+        let mut counters = read_counters(&self.counters)?;
+        counters.forget_halves(&self.halves);
         let misses = if self.detached {
             self.missed
         } else {
@@ -196,6 +202,13 @@ impl Sensor {
     pub fn verified_instructions(&self) -> Vec<(String, u32)> {
         hooks::verified_instructions(&self.ebpf)
     }
+}
+
+fn read_counters(map: &PerCpuArray<MapData, Counters>) -> Result<KernelCounters, SensorError> {
+    counters::read(map).map_err(|source| SensorError::Map {
+        map: "COUNTERS",
+        source: Box::new(source),
+    })
 }
 
 fn check_ring_size(bytes: u32) -> Result<(), SensorError> {

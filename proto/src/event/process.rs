@@ -35,7 +35,8 @@ pub struct Process {
     pub cgroup_path: Vec<u8>,
     /// Container, from the cgroup; empty outside of one.
     pub container_id: String,
-    /// Nearest first: parent, grandparent and so on; at most 16.
+    /// Nearest first: parent, grandparent and so on; at most 16. Only on a
+    /// process's first event and on those that are no open or have a verdict.
     pub ancestors: Vec<Ancestor>,
     /// It ran before the agent, which read it from /proc.
     pub from_proc: bool,
