@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod args;
 pub mod chain;
+pub mod chunk;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -150,7 +150,7 @@ fn status(error: &SessionError) -> Status {
         SessionError::OutOfOrder { .. } | SessionError::WrongEpoch { .. } => {
             Status::failed_precondition(text)
         }
-        SessionError::Credit | SessionError::TooManyLosses => Status::resource_exhausted(text),
+        SessionError::TooManyLosses => Status::resource_exhausted(text),
         SessionError::NoHello
         | SessionError::SecondHello
         | SessionError::Empty
@@ -234,7 +234,7 @@ impl Ingest {
                     let reply = session.handle_outcome(outcome)?;
                     self.reply(hello, reply, answers).await?;
                 }
-                message = inbound.message(), if open => {
+                message = inbound.message(), if open && session.has_room() => {
                     match message.map_err(End::Broken)? {
                         None => open = false,
                         Some(message) => {

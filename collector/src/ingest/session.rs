@@ -3,8 +3,7 @@
 //! ```text
 //!           hello                     batch that follows
 //! (start) ─────────▶ [ open ] ───────────────────────────▶ queued … acked
-//!                       │ batch with a hole, foreign epoch, too big,
-//!                       │ more than the credit
+//!                       │ batch with a hole, foreign epoch, too big
 //!                       ▼
 //!                    (closed, with a status that says why)
 //! ```
@@ -116,9 +115,6 @@ pub enum SessionError {
         /// As it should have.
         expected: u64,
     },
-    /// More unacknowledged batches than allowed.
-    #[error("more than {CREDIT} batches are unacknowledged")]
-    Credit,
     /// Another session of the node took over.
     #[error("another session of this node has taken over")]
     Superseded,
@@ -351,9 +347,6 @@ impl Session {
                 expected: self.queued + 1,
             });
         }
-        if self.in_flight.len() >= CREDIT as usize {
-            return Err(SessionError::Credit);
-        }
         Ok(())
     }
 
@@ -439,6 +432,7 @@ impl Session {
 
     /// The batch is whole and goes into the store's queue.
     pub fn queue(&mut self, plan: &Plan) {
+        assert!(self.has_room(), "whoever reads asks first");
         assert_eq!(plan.parent.0, self.queued, "plans are queued in order");
         self.queued = plan.next.0;
         self.rewound = false;
@@ -497,6 +491,13 @@ impl Session {
             }
             Outcome::Superseded { .. } => Err(SessionError::Superseded),
         }
+    }
+
+    /// Says whether another batch may be read. An agent that was refused a
+    /// batch sends again what is under way still, so more than the credit is
+    /// no mistake of its: it waits in the connection's window.
+    pub fn has_room(&self) -> bool {
+        self.in_flight.len() < CREDIT as usize
     }
 
     /// Says whether answers of the store are still to come.

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
-use prost::Message as _;
 use shrike_proto::{
     id::NodeId,
     ledger::LossReason,
@@ -17,14 +16,9 @@ use tonic::Status;
 use super::{Filter, QueryError, QueryStats, run};
 use crate::{
     chain::chain,
+    chunk::Chunk,
     store::{Order, Store, StoreError},
 };
-
-/// Events in one message.
-const CHUNK_EVENTS_MAX: usize = 512;
-
-/// Bytes in one message, before its last event: far below the message limit.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// Messages that wait for the reader: the query pauses when it is slow.
 const CHUNKS_QUEUED: usize = 4;
@@ -71,14 +65,19 @@ pub fn serve(
     let (sender, receiver) = mpsc::channel(CHUNKS_QUEUED);
     tokio::task::spawn_blocking(move || {
         let _slot = slot;
-        let mut chunk = Chunk::new(&sender);
+        let mut chunk = Chunk::default();
         let result = run(&*store, &filter, order, limit, |stored| {
-            chunk.push(stored.into())
+            match chunk.push(stored.into()) {
+                Some(events) => send(&sender, events),
+                // A query that finds little still notices that nobody listens.
+                None if sender.is_closed() => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
         })
         .and_then(|stats| Ok(summary(&*store, &filter, stats)?));
         let last = match result {
             Ok(summary) => {
-                if chunk.flush().is_break() {
+                if send(&sender, chunk.take()).is_break() {
                     return;
                 }
                 Ok(QueryEventsResponse {
@@ -148,46 +147,18 @@ fn status(error: &QueryError) -> Status {
     }
 }
 
-struct Chunk<'a> {
-    sender: &'a mpsc::Sender<Result<QueryEventsResponse, Status>>,
-    events: Vec<admin::StoredEvent>,
-    bytes: usize,
-}
+type Chunks = mpsc::Sender<Result<QueryEventsResponse, Status>>;
 
-impl<'a> Chunk<'a> {
-    fn new(sender: &'a mpsc::Sender<Result<QueryEventsResponse, Status>>) -> Self {
-        Self {
-            sender,
-            events: Vec::new(),
-            bytes: 0,
-        }
+fn send(chunks: &Chunks, events: Vec<admin::StoredEvent>) -> ControlFlow<()> {
+    if events.is_empty() {
+        return ControlFlow::Continue(());
     }
-
-    fn push(&mut self, event: admin::StoredEvent) -> ControlFlow<()> {
-        self.bytes += event.encoded_len();
-        self.events.push(event);
-        if self.events.len() >= CHUNK_EVENTS_MAX || self.bytes >= CHUNK_BYTES_MAX {
-            return self.flush();
-        }
-        // A query that finds little still notices that nobody listens.
-        if self.sender.is_closed() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn flush(&mut self) -> ControlFlow<()> {
-        self.bytes = 0;
-        if self.events.is_empty() {
-            return ControlFlow::Continue(());
-        }
-        let message = QueryEventsResponse {
-            events: std::mem::take(&mut self.events),
-            summary: None,
-        };
-        match self.sender.blocking_send(Ok(message)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+    let message = QueryEventsResponse {
+        events,
+        summary: None,
+    };
+    match chunks.blocking_send(Ok(message)) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
     }
 }

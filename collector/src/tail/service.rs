@@ -11,10 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Arrival, Tail};
-use crate::query::Filter;
-
-/// Events in one message: well below the message limit.
-const CHUNK_EVENTS_MAX: usize = 512;
+use crate::{chunk::Chunk, query::Filter};
 
 /// Messages that wait for the reader; beyond them, events wait in the tail
 /// and are missed when it has no more room either.
@@ -66,23 +63,26 @@ pub fn serve(
 }
 
 fn chunks(filter: &Filter, arrival: &Arrival, missed: &mut u64) -> Vec<TailEventsResponse> {
-    let matched: Vec<admin::StoredEvent> = arrival
+    let mut chunk = Chunk::default();
+    let mut chunks: Vec<Vec<admin::StoredEvent>> = arrival
         .events
         .iter()
         .filter(|event| filter.matches(&arrival.stream.node, event))
-        .map(|event| {
-            StoredEvent {
+        .filter_map(|event| {
+            let stored = StoredEvent {
                 node: arrival.stream.node.clone(),
                 epoch: arrival.stream.epoch,
                 event: event.clone(),
-            }
-            .into()
+            };
+            chunk.push(stored.into())
         })
         .collect();
-    matched
-        .chunks(CHUNK_EVENTS_MAX)
+    chunks.push(chunk.take());
+    chunks
+        .into_iter()
+        .filter(|events| !events.is_empty())
         .map(|events| TailEventsResponse {
-            events: events.to_vec(),
+            events,
             skipped: std::mem::take(missed),
         })
         .collect()

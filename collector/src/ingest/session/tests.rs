@@ -211,15 +211,15 @@ fn what_was_not_stored_is_asked_for_again_in_order() {
 }
 
 #[test]
-fn more_than_the_credit_ends_the_session() {
+fn reading_pauses_at_the_credit() {
     let mut session = open(1, 0);
     for index in 0..u64::from(CREDIT) {
+        assert!(session.has_room());
         queue(&mut session, &batch(1 + index, 1));
     }
-    assert_eq!(
-        session.handle_batch(&batch(u64::from(CREDIT) + 1, 1)),
-        Err(SessionError::Credit)
-    );
+    assert!(!session.has_room());
+    session.handle_outcome(Outcome::Durable).unwrap();
+    assert!(session.has_room());
 }
 
 #[test]
