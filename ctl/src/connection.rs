@@ -54,7 +54,6 @@ impl Connection {
 /// part of the same trace.
 #[expect(
     clippy::unnecessary_wraps,
-    clippy::result_large_err,
     reason = "the signature of a tonic interceptor"
 )]
 fn trace(mut request: Request<()>) -> Result<Request<()>, Status> {

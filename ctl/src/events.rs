@@ -20,7 +20,7 @@ use crate::{
     args::{EventFormat, EventsArgs, Global},
     connection::Connection,
     failure::{Exit, Failure},
-    output::Output,
+    output::{Output, stdout_closed},
 };
 use summary::Summary;
 use tail::{Delivered, Tail};
@@ -41,6 +41,7 @@ pub(crate) async fn run(
     let result = tokio::select! {
         // Whoever presses Ctrl-C has seen enough, and wants the summary.
         result = interrupted() => result,
+        () = stdout_closed() => return Ok(Exit::Ok),
         result = print(&connection, &args, filter, &printer, &mut summary) => result,
     };
     if !args.quiet && !is_closed(&result) {

@@ -20,7 +20,7 @@ mod time;
 use clap::CommandFactory as _;
 use shrike_proto::{
     identity::Role,
-    telemetry::{self, Telemetry, TelemetryOptions},
+    telemetry::{self, Telemetry, TelemetryError, TelemetryOptions},
     tls::client_config,
 };
 
@@ -40,7 +40,7 @@ pub fn run(args: Args) -> Exit {
         Err(error) => return Failure::failed(error).report(&output),
     };
     let result = runtime.block_on(async {
-        let telemetry = start_telemetry(&args)?;
+        let telemetry = start_telemetry(&args, &output)?;
         // Futures of commands are large; one allocation for each run.
         let result = Box::pin(command(args, &output)).await;
         // Flushing blocks, for at most the export time-out.
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Exit {
     }
 }
 
-fn start_telemetry(args: &Args) -> Result<Telemetry, Failure> {
+fn start_telemetry(args: &Args, output: &Output) -> Result<Telemetry, Failure> {
     let otlp_endpoint = args
         .global
         .otlp_endpoint
@@ -68,13 +68,23 @@ fn start_telemetry(args: &Args) -> Result<Telemetry, Failure> {
         .and_then(|_| context::resolve(&args.global).ok())
         .and_then(|target| client_config(&target.files, &[Role::Admin]).ok())
         .map_or_else(String::new, |(_, identity)| identity.id().to_owned());
-    telemetry::init(&TelemetryOptions {
+    let mut options = TelemetryOptions {
         service_name: "shrikectl",
         instance,
         otlp_endpoint,
         default_filter: "warn,opentelemetry=off,opentelemetry_sdk=off",
-    })
-    .map_err(Failure::input)
+    };
+    let started = match telemetry::init(&options) {
+        // The variable is often set for other programs, and traces are no
+        // reason to refuse a push.
+        Err(error @ TelemetryError::Endpoint { .. }) => {
+            output.warning(&format!("traces are not exported: {error}"));
+            options.otlp_endpoint = None;
+            telemetry::init(&options)
+        }
+        started => started,
+    };
+    started.map_err(Failure::input)
 }
 
 async fn command(args: Args, output: &Output) -> Result<Exit, Failure> {

@@ -106,6 +106,17 @@ pub(crate) fn policy_state_style(state: i32) -> Style {
     }
 }
 
+/// Shows the state of a node's desired generation.
+pub(crate) fn policy_cell(node: &Node) -> Cell {
+    if node.desired_generation == 0 && node.applied_generation == 0 {
+        return "none".into();
+    }
+    Cell::styled(
+        policy_state_name(node.policy_state),
+        policy_state_style(node.policy_state),
+    )
+}
+
 /// Says whether a node's policy session and event session are open.
 pub(crate) fn connection_cell(node: &Node, now: Timestamp) -> Cell {
     match (node.events_connected, node.control_connected) {
@@ -128,10 +139,7 @@ fn row(node: &Node, now: Timestamp) -> Vec<Cell> {
         info.kernel_release.into(),
         node.desired_generation.into(),
         node.applied_generation.into(),
-        Cell::styled(
-            policy_state_name(node.policy_state),
-            policy_state_style(node.policy_state),
-        ),
+        policy_cell(node),
         ledger.seen.into(),
         node.stored.into(),
         Cell::styled(lost, if lost == 0 { Style::new() } else { bad() }),

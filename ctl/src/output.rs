@@ -3,9 +3,37 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anstyle::{AnsiColor, Style};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use shrike_proto::event::compact::Colour;
+use tokio::sync::oneshot;
 
 use crate::args::ColorWhen;
+
+/// Waits until nobody can read stdout any more. A write would find out, too,
+/// but a tail may have nothing to write for hours.
+pub(crate) async fn stdout_closed() {
+    let (sender, receiver) = oneshot::channel();
+    // A thread of its own: it waits for ever if the reader stays, and the
+    // runtime must not wait for it.
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        // Errors and hang-ups are reported without being asked for.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        while let Err(Errno::INTR) = poll(&mut watched, None) {}
+        let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        if watched[0].revents().intersects(gone) {
+            // The command may have ended meanwhile.
+            let _ = sender.send(());
+        }
+    });
+    if receiver.await.is_err() {
+        // Stdout cannot be watched: writes will have to find out.
+        std::future::pending::<()>().await;
+    }
+}
 
 /// Both streams, and whether each takes colours.
 #[derive(Debug)]

@@ -77,9 +77,10 @@ impl std::fmt::Display for Summary {
         let plural = if self.printed == 1 { "" } else { "s" };
         write!(f, "{} event{plural}", self.printed)?;
         if let Some(query) = &self.query {
+            let plural = if query.blocks_read == 1 { "" } else { "s" };
             write!(
                 f,
-                " from {} blocks ({} skipped by their footers)",
+                " from {} block{plural} ({} skipped by their footers)",
                 query.blocks_read, query.blocks_pruned
             )?;
         }

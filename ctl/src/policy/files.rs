@@ -22,7 +22,7 @@ pub(super) fn read(files: &[PathBuf], output: &Output) -> Result<Vec<Document>, 
     }
     let plural = if mistakes.len() == 1 { "" } else { "s" };
     Err(Failure::input(anyhow!(
-        "{} mistake{plural} in the policy files, nothing was sent",
+        "{} mistake{plural} in the policy files",
         mistakes.len()
     )))
 }

@@ -20,7 +20,7 @@ use crate::{
     args::{Format, Global, WaitArgs},
     connection::Connection,
     failure::{Exit, Failure},
-    nodes::{connection_cell, fetch, policy_state_name, policy_state_style, reason_json},
+    nodes::{connection_cell, fetch, policy_cell, policy_state_name, reason_json},
     output::Output,
     table::{Cell, table},
 };
@@ -210,10 +210,7 @@ fn status_row(node: &Node, now: Timestamp) -> Vec<Cell> {
         connection_cell(node, now),
         node.desired_generation.into(),
         node.applied_generation.into(),
-        Cell::styled(
-            policy_state_name(node.policy_state),
-            policy_state_style(node.policy_state),
-        ),
+        policy_cell(node),
         (&node.policy_reason).into(),
     ]
 }
@@ -258,7 +255,7 @@ mod tests {
         let rejected = node("b", PolicyState::Rejected);
         let received = node("c", PolicyState::Received);
         check(&[], End::Done, Exit::Ok);
-        check(&[applied.clone()], End::Done, Exit::Ok);
+        check(std::slice::from_ref(&applied), End::Done, Exit::Ok);
         check(&[applied.clone(), rejected], End::Done, Exit::Incomplete);
         check(&[applied.clone(), received], End::TimedOut, Exit::Incomplete);
         check(&[applied], End::TimedOut, Exit::Incomplete);

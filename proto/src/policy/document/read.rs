@@ -46,6 +46,9 @@ struct Fields<'a> {
     at: Position,
     what: &'static str,
     entries: BTreeMap<&'static str, (Position, &'a Node)>,
+    /// Known fields that an unknown one was probably meant to be: that they
+    /// are missing goes without saying.
+    misspelt: BTreeSet<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -200,7 +203,7 @@ impl Reader<'_> {
         let matcher = self.matcher(&fields);
         if !["paths", "comm", "exe"]
             .iter()
-            .any(|word| fields.entries.contains_key(word))
+            .any(|word| fields.entries.contains_key(word) || fields.misspelt.contains(word))
         {
             self.mistakes.add(
                 node.at,
@@ -345,10 +348,13 @@ impl Reader<'_> {
             at: node.at,
             what,
             entries: BTreeMap::new(),
+            misspelt: BTreeSet::new(),
         };
         for (key, value) in entries {
             let Some(name) = known.iter().find(|name| **name == key.text) else {
-                self.unknown_field(key, what, known);
+                fields
+                    .misspelt
+                    .extend(self.unknown_field(key, what, known));
                 continue;
             };
             if fields.entries.insert(name, (key.at, value)).is_some() {
@@ -358,8 +364,15 @@ impl Reader<'_> {
         Some(fields)
     }
 
-    fn unknown_field(&mut self, key: &Key, what: &str, known: &[&str]) {
-        let hint = match nearest(&key.text, known) {
+    /// Returns the field that was probably meant.
+    fn unknown_field(
+        &mut self,
+        key: &Key,
+        what: &str,
+        known: &[&'static str],
+    ) -> Option<&'static str> {
+        let meant = nearest(&key.text, known);
+        let hint = match meant {
             Some(word) => format!("did you mean `{word}`?"),
             None => format!("it takes {}", known.join(", ")),
         };
@@ -370,11 +383,13 @@ impl Reader<'_> {
                 Terminal::text(&cut(&key.text))
             ),
         );
+        meant
     }
 
     fn required<'a>(&mut self, fields: &Fields<'a>, name: &'static str) -> Option<&'a Node> {
         match fields.get(name) {
             Some(node) => Some(node),
+            None if fields.misspelt.contains(name) => None,
             None => self.mistake(fields.at, format!("{} needs `{name}`", fields.what)),
         }
     }

@@ -21,12 +21,10 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 fn distance(from: &str, to: &str) -> usize {
     let from: Vec<char> = from.chars().collect();
     let to: Vec<char> = to.chars().collect();
-    let mut rows = vec![vec![0; to.len() + 1]; from.len() + 1];
+    // The first row counts insertions, the first column deletions.
+    let mut rows = vec![(0..=to.len()).collect::<Vec<_>>(); from.len() + 1];
     for (index, row) in rows.iter_mut().enumerate() {
         row[0] = index;
-    }
-    for index in 0..=to.len() {
-        rows[0][index] = index;
     }
     for i in 1..=from.len() {
         for j in 1..=to.len() {

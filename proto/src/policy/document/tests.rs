@@ -104,6 +104,20 @@ fn unknown_fields_are_named_with_the_nearest_known_one() {
 }
 
 #[test]
+fn misspelt_field_is_not_missing_as_well() {
+    check(
+        "      comm: [nc, ncat]",
+        "      com: [nc, ncat]",
+        "p.yaml:16:7: unknown field `com` in a rule: did you mean `comm`?",
+    );
+    check(
+        "action: kill",
+        "actoin: kill",
+        "p.yaml:13:7: unknown field `actoin` in a rule: did you mean `action`?",
+    );
+}
+
+#[test]
 fn wrong_words_are_named() {
     check(
         "shrike/v1",
