@@ -191,7 +191,9 @@ pub extern "C" fn base_name_step(slot: u32, index: u32) -> i32 {
     let begin = index * 8;
     let left = state.comm_length.wrapping_sub(begin);
     // SAFETY: `index` was checked against the array's length.
-    let word = unsafe { *state.name.as_ptr().add(index as usize) };
+    let word = unsafe { state.name.as_ptr().add(index as usize) };
+    // SAFETY: as above.
+    let word = unsafe { *word };
     let skip = behind_last_slash(word, left);
     if skip != 0 {
         state.spare = begin + skip;

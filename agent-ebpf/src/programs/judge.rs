@@ -208,7 +208,9 @@ pub extern "C" fn match_step(slot: u32, entered: u32) -> i32 {
         return 0;
     }
     // SAFETY: `index` was checked against the array's length.
-    let component = unsafe { *state.digests.as_ptr().add(index as usize) };
+    let component = unsafe { state.digests.as_ptr().add(index as usize) };
+    // SAFETY: as above.
+    let component = unsafe { *component };
     state.digest = state.digest.join(component);
     0
 }

@@ -146,5 +146,7 @@ pub fn acquire_for_return() -> Option<(u32, *mut Scratch)> {
 #[inline(always)]
 pub fn release(scratch: *mut Scratch) {
     // SAFETY: `scratch` is a live map value that this program took.
-    unsafe { core::ptr::write_volatile(&raw mut (*scratch).busy, 0) };
+    let busy = unsafe { &raw mut (*scratch).busy };
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(busy, 0) };
 }

@@ -136,7 +136,9 @@ pub extern "C" fn walk_digest_step(slot: u32) -> i32 {
     }
     digest = digest.word(length);
     // SAFETY: `depth` was checked against the array's length.
-    unsafe { *scratch.digests.as_mut_ptr().add(depth as usize) = digest };
+    let place = unsafe { scratch.digests.as_mut_ptr().add(depth as usize) };
+    // SAFETY: as above.
+    unsafe { *place = digest };
     scratch.depth = depth + 1;
     AGAIN
 }
