@@ -176,7 +176,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// Another process has it open.
-    #[error("the store {} is in use by another process", path.display())]
+    #[error("the store {} is in use by another process: stop the collector first", path.display())]
     InUse {
         /// Where.
         path: PathBuf,

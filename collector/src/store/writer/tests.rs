@@ -1,12 +1,17 @@
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+};
 
 use super::*;
 use crate::{
     sample,
     store::{
-        Collection, Footers, Order, Record,
+        Collection, Commit, Footers, Order, Record,
         block::{self},
         memory::MemoryStore,
+        piece,
+        stream::Watermark,
         verify::Verification,
     },
 };
