@@ -149,7 +149,11 @@ pub fn unpack_payload(payload: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{sample, store::record};
+    use crate::{
+        sample,
+        store::{block::Footer, record, stream::Watermark},
+    };
+    use shrike_proto::ledger::LossReason;
 
     /// What version 1 wrote, byte for byte: a store that is older than this
     /// collector stays readable.
@@ -185,6 +189,29 @@ mod tests {
             )
             .replace('_', "")
         );
+    }
+
+    #[test]
+    fn footer_and_watermark_are_as_version_1_wrote_them() {
+        let footer = Footer::decode(&[
+            0x08, 0x03, 0x10, 0x05, 0x18, 0x64, 0x20, 0xe8, 0x07, 0x28, 0x09, 0x30, 0x08, 0x3a,
+            0x03, 0x00, 0xe8, 0x07, 0x4a, 0x02, 0x12, 0x34,
+        ])
+        .unwrap();
+        assert_eq!((footer.count, footer.time_max_unix_ns), (3, 5));
+        assert_eq!((footer.payload_bytes, footer.raw_bytes), (100, 1000));
+        assert_eq!((footer.kinds, footer.actions), (9, 8));
+        assert_eq!(footer.uids, Some(vec![0, 1000]));
+        assert_eq!(footer.bloom.as_bytes(), [0x12, 0x34]);
+        let mark = Watermark::decode(&[
+            0x08, 0x1e, 0x10, 0x14, 0x18, 0x05, 0x22, 0x04, 0x08, 0x08, 0x10, 0x0a, 0x2a, 0x06,
+            0x08, 0x03, 0x10, 0x0a, 0x18, 0x08, 0x38, 0x01, 0x40, 0x02,
+        ])
+        .unwrap();
+        assert_eq!((mark.durable.0, mark.stored, mark.removed), (30, 20, 5));
+        assert_eq!(mark.lost[&LossReason::Quarantined], 10);
+        assert_eq!(mark.lost_ranges[0].first.0, 3);
+        assert_eq!((mark.opened_unix_ns, mark.committed_unix_ns), (1, 2));
     }
 
     #[test]

@@ -54,6 +54,24 @@ async fn silent_client_is_closed_after_the_handshake_time_out() {
     assert!(answer.is_empty());
 }
 
+#[tokio::test]
+async fn connections_past_the_cap_are_closed_at_once() {
+    let pki = Pki::new();
+    let home = Home::new(&pki);
+    let collector = home.start_with(&[("SHRIKE_COLLECTOR_LIMITS_CONNECTIONS_MAX", "1")]);
+    let agent = pki.issue("agent/node-a");
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    let mut socket = TcpStream::connect(&collector.address).await.unwrap();
+    let mut answer = Vec::new();
+    // Well before the handshake time-out.
+    let closed = timeout(Duration::from_millis(800), socket.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "the second connection stays open");
+    session.send_batch(sealed(1, 1)).await;
+    assert_eq!(session.ack().await, 1);
+}
+
 /// Sends a message after a good hello and returns why the session ended.
 async fn end_of(message: Option<stream_events_request::Message>) -> tonic::Status {
     let pki = Pki::new();

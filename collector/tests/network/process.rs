@@ -65,7 +65,12 @@ impl Home {
     }
 
     pub fn start(&self) -> Collector {
-        Collector::start(&self.config)
+        self.start_with(&[])
+    }
+
+    /// Starts it with fields overridden by the environment.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Collector {
+        Collector::start(&self.config, environment)
     }
 
     /// Runs a command that ends by itself.
@@ -85,10 +90,11 @@ fn binary() -> &'static str {
 }
 
 impl Collector {
-    fn start(config: &Path) -> Self {
+    fn start(config: &Path, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary())
             .args(["run", "--config"])
             .arg(config)
+            .envs(environment.iter().copied())
             .env("SHRIKE_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
