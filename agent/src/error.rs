@@ -85,12 +85,52 @@ pub fn chain(error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let next = error.to_string();
-        // Wrappers that only repeat their source add nothing.
-        if !text.ends_with(&next) {
+        // Wrappers that only repeat what was said add nothing.
+        if !text.contains(&next) {
             text.push_str(": ");
             text.push_str(&next);
         }
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    #[test]
+    fn chain_says_everything_once() {
+        let layer = |text, source: Option<Layer>| Layer {
+            text,
+            source: source.map(Box::new),
+        };
+        let error = layer(
+            "cannot connect",
+            Some(layer(
+                "transport error",
+                Some(layer("transport error", Some(layer("refused", None)))),
+            )),
+        );
+        assert_eq!(chain(&error), "cannot connect: transport error: refused");
+    }
+
+    #[test]
+    fn exit_codes_tell_input_from_machine() {
+        let code = |error: AgentError| format!("{:?}", error.exit_code());
+        let expect = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(code(AgentError::Policy(String::new())), expect(EXIT_INPUT));
+        let no_kprobes = AgentError::Sensor(SensorError::NoKprobes);
+        assert_eq!(code(no_kprobes), expect(EXIT_MACHINE));
+        let ring_size = AgentError::Sensor(SensorError::RingSize(1));
+        assert_eq!(code(ring_size), expect(EXIT_INPUT));
+        assert_eq!(code(AgentError::Random), expect(EXIT_FAILED));
+    }
 }

@@ -554,7 +554,10 @@ role = "web"
         check(&WHOLE.replace("1048576", "1000"), "ring_bytes = 1000");
         check(&WHOLE.replace("5000", "1"), "queue.events_max = 1");
         check(&WHOLE.replace("= 10\n", "= 0\n"), "batch.events_max = 0");
-        check(&WHOLE.replace("delay_ms = 50", "delay_ms = 0"), "batch.delay_ms = 0");
+        check(
+            &WHOLE.replace("delay_ms = 50", "delay_ms = 0"),
+            "batch.delay_ms = 0",
+        );
         check(
             &WHOLE.replace("http://127", "127"),
             "write it as http://HOST:PORT",

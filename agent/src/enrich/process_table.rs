@@ -96,8 +96,7 @@ impl ProcessTable {
             self.discover(key, &event.process, procfs);
         }
         self.update(key, event);
-        let mut tell_lineage =
-            event.verdict.is_some() || !matches!(event.fact, Fact::Open(_));
+        let mut tell_lineage = event.verdict.is_some() || !matches!(event.fact, Fact::Open(_));
         if let Some(entry) = self.entries.get_mut(&key) {
             if event.process.exe.is_empty() {
                 event.process.exe.clone_from(&entry.exe);

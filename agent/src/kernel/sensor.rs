@@ -92,6 +92,8 @@ impl Sensor {
         let names: HashMap<MapData, _, _> = take(&mut ebpf, "POLICY")?;
         let hooks = hooks::attach(&mut ebpf, &btf, options.record_opens)?;
         let halves = read_counters(&counters)?;
+        drop(btf);
+        return_memory();
         Ok(Self {
             ring: Ring::new(ring).map_err(SensorError::Poll)?,
             counters,
@@ -201,6 +203,16 @@ impl Sensor {
     /// looked at.
     pub fn verified_instructions(&self) -> Vec<(String, u32)> {
         hooks::verified_instructions(&self.ebpf)
+    }
+}
+
+/// Gives back what the kernel's type information took: tens of megabytes that
+/// are never needed again, and that glibc would keep.
+fn return_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no precondition.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

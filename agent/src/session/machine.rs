@@ -210,7 +210,15 @@ impl Session {
                 let ledger = (bare.is_none() && self.ledger_sent.as_ref() != Some(&self.ledger))
                     .then(|| self.ledger_sent_at.map(|at| at + LEDGER_INTERVAL))
                     .flatten();
-                [paused_until, stall, ledger, bare.map(|sent| sent + BARE_TIMEOUT)].into_iter().flatten().min()
+                [
+                    paused_until,
+                    stall,
+                    ledger,
+                    bare.map(|sent| sent + BARE_TIMEOUT),
+                ]
+                .into_iter()
+                .flatten()
+                .min()
             }
         };
         own.into_iter().chain(self.queue.cut_at()).min()

@@ -15,9 +15,12 @@ use shrike_proto::{
     id::{NodeId, SequenceNumber},
     telemetry::{self, TelemetryOptions},
 };
-use tokio::task::block_in_place;
+use tokio::{task::block_in_place, time::timeout_at};
 
-use self::{output::Output, summary::Summary};
+use self::{
+    output::{FINISH_TIMEOUT, Output},
+    summary::Summary,
+};
 use crate::{
     args::WatchArgs,
     error::AgentError,
@@ -106,13 +109,15 @@ impl Watch {
     async fn finish(mut self, output: Output) -> Result<Summary, AgentError> {
         block_in_place(|| self.sensor.detach());
         let mut events = Vec::new();
+        let until = Instant::now() + FINISH_TIMEOUT;
         while self.sensor.drain(&mut events) > 0 {
             let completed = self.complete(std::mem::take(&mut events));
-            // Nobody reads any more: the summary says how many that were.
-            let _ = output.events.send(completed).await;
+            // When nobody reads any more, the summary says how many that
+            // were.
+            let _ = timeout_at(until.into(), output.events.send(completed)).await;
         }
         let counters = self.sensor.counters()?;
-        let printed = block_in_place(|| output.finish()).map_err(AgentError::Output)?;
+        let printed = output.finish(until).await.map_err(AgentError::Output)?;
         Ok(Summary {
             ledger: ledger(
                 &counters,

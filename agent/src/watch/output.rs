@@ -3,7 +3,12 @@
 
 use std::{
     io::{self, BufWriter, IsTerminal as _, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use shrike_proto::{
@@ -22,11 +27,19 @@ use crate::args;
 /// behind makes the ring fill, and the loss is counted there.
 const DRAINS_MAX: usize = 16;
 
+/// Longest time for a reader to take what is left at the end: somebody who
+/// stopped a pager must still be able to stop the watch.
+pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the end is looked for.
+const FINISH_LOOK: Duration = Duration::from_millis(10);
+
 /// Where the events go.
 pub(super) struct Output {
     /// Takes events; closed when nobody reads any more.
     pub(super) events: mpsc::Sender<Vec<Event>>,
-    thread: JoinHandle<io::Result<u64>>,
+    printed: Arc<AtomicU64>,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 impl Output {
@@ -38,11 +51,13 @@ impl Output {
             Colour::Plain
         };
         let (events, queue) = mpsc::channel(DRAINS_MAX);
+        let printed = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&printed);
         let thread = thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
                 let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-                print(out, queue, |out, event| {
+                print(out, queue, &count, |out, event| {
                     let stored = StoredEvent {
                         node: node.clone(),
                         epoch,
@@ -54,27 +69,38 @@ impl Output {
                     }
                 })
             })?;
-        Ok(Self { events, thread })
+        Ok(Self {
+            events,
+            printed,
+            thread,
+        })
     }
 
-    /// Waits until everything is printed, and returns how many events that
-    /// were. A reader that went away is no error.
-    pub(super) fn finish(self) -> io::Result<u64> {
+    /// Waits for everything to be printed, until `until` at most, and returns
+    /// how many events that were. A reader that went away, or that does not read,
+    /// is no error.
+    pub(super) async fn finish(self, until: Instant) -> io::Result<u64> {
         drop(self.events);
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
+        while !self.thread.is_finished() && Instant::now() < until {
+            tokio::time::sleep(FINISH_LOOK).await;
         }
+        if self.thread.is_finished() {
+            match self.thread.join() {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(self.printed.load(Ordering::Relaxed))
     }
 }
 
 fn print<W: Write>(
     mut out: W,
     mut queue: mpsc::Receiver<Vec<Event>>,
+    printed: &AtomicU64,
     mut write: impl FnMut(&mut W, Event) -> io::Result<()>,
-) -> io::Result<u64> {
-    let mut printed = 0;
-    let mut taken = || -> io::Result<()> {
+) -> io::Result<()> {
+    let mut take = || -> io::Result<()> {
         while let Some(events) = queue.blocking_recv() {
             let count = events.len() as u64;
             for event in events {
@@ -82,13 +108,13 @@ fn print<W: Write>(
             }
             out.flush()?;
             // Only what has left is counted.
-            printed += count;
+            printed.fetch_add(count, Ordering::Relaxed);
         }
         Ok(())
     };
-    match taken() {
+    match take() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        Ok(()) | Err(_) => Ok(printed),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -140,7 +166,9 @@ mod tests {
         sender.try_send(events(2)).unwrap();
         sender.try_send(events(3)).unwrap();
         drop(sender);
-        print(out, queue, |out, _| out.write_all(b"x"))
+        let printed = AtomicU64::new(0);
+        print(out, queue, &printed, |out, _| out.write_all(b"x"))?;
+        Ok(printed.into_inner())
     }
 
     #[test]

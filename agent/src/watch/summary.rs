@@ -32,7 +32,7 @@ impl fmt::Display for Summary {
         )?;
         let unprinted = ledger.sequenced.saturating_sub(self.printed);
         if unprinted > 0 {
-            write!(f, " + not printed {unprinted} (standard output was closed)")?;
+            write!(f, " + not printed {unprinted} (nobody read)")?;
         }
         if ledger.unaccounted() != 0 {
             write!(f, " + unaccounted for {}", ledger.unaccounted())?;
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(
             summary.to_string(),
             "seen 100 = delivered 80 + filtered 0 + lost 0 \
-             + not printed 10 (standard output was closed) + unaccounted for 10"
+             + not printed 10 (nobody read) + unaccounted for 10"
         );
     }
 }
