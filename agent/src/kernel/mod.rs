@@ -10,6 +10,7 @@
 //! PolicySet → rules → policy maps          hooks → ring → decode → Event
 //! ```
 
+mod btf;
 mod counters;
 mod decode;
 mod error;

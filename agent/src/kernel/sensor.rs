@@ -15,7 +15,10 @@ use shrike_proto::{
 
 use super::{
     AppliedPolicy, ApplyError, DecodeError, HookState, KernelCounters, RuleTable, Sample,
-    SensorError, counters, decode, hooks, object::OBJECT, offsets, policy_maps::PolicyMaps,
+    SensorError, counters, decode, hooks,
+    object::OBJECT,
+    offsets,
+    policy_maps::PolicyMaps,
     ring::{RECORDS_PER_CALL_MAX, Ring},
 };
 
