@@ -62,6 +62,9 @@ pub struct WatchArgs {
     /// be given several times
     #[arg(long, value_name = "FILE")]
     pub policy: Vec<PathBuf>,
+    /// Of the opens, show only those that a rule matches
+    #[arg(long)]
+    pub matched_opens: bool,
     /// How to print events
     #[arg(short, long, value_enum, default_value_t = Output::Compact)]
     pub output: Output,

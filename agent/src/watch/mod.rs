@@ -48,7 +48,7 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let mut sensor = load(&SensorOptions {
         ring_bytes: args.ring_bytes,
-        ..SensorOptions::default()
+        record_opens: !args.matched_opens,
     })?;
     if let Some(set) = &set {
         let applied = block_in_place(|| sensor.apply(set))?;
