@@ -52,7 +52,7 @@ const SETTINGS: [(&str, Option<&[&str]>); 3] = [
     ("none", None),
     (
         "policy",
-        Some(&["watch", "--no-opens", "--policy", "/tmp/bench.yaml"]),
+        Some(&["watch", "--matched-opens", "--policy", "/tmp/bench.yaml"]),
     ),
     ("recorded", Some(&["watch", "--policy", "/tmp/bench.yaml"])),
 ];

@@ -13,6 +13,7 @@ mod receiver;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,9 @@ const DOMAIN: &str = "demo.shrike";
 /// an emulated kernel is most of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// An agent reports a changed ledger at least once a second.
+const LEDGER_INTERVAL: Duration = Duration::from_millis(1500);
+
 /// A fleet that runs; dropping it stops everything that it started.
 pub struct Fleet {
     /// The nodes, stopped first.
@@ -46,6 +50,8 @@ pub struct Fleet {
     /// The administrator.
     pub ctl: Ctl,
     folder: tempfile::TempDir,
+    /// How often it was settled, for a name each time.
+    settled: AtomicU32,
 }
 
 /// The nodes that every fleet has: one for each kernel.
@@ -108,7 +114,14 @@ impl Fleet {
             node.enrol(&pki, port, &receiver)?;
             node.start_agent()?;
         }
-        let fleet = Self { nodes, collector, receiver, ctl, folder };
+        let fleet = Self {
+            nodes,
+            collector,
+            receiver,
+            ctl,
+            folder,
+            settled: AtomicU32::new(0),
+        };
         fleet.wait_until_connected(CONNECT_TIMEOUT)?;
         say("both agents are connected");
         Ok(fleet)
@@ -159,22 +172,41 @@ impl Fleet {
         })
     }
 
-    /// Waits until everything that the nodes have seen is stored or counted
-    /// as lost, and their ledgers rest.
+    /// Waits until everything that has happened on the nodes is stored or
+    /// counted as lost, and their ledgers rest.
+    ///
+    /// A ledger that rests may only be late: so each node opens a file of its
+    /// own first, and what came before that open has arrived when it has.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
     pub fn settle(&self, timeout: Duration) -> Result<()> {
+        let mark = format!("/tmp/settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
+        for node in &self.nodes {
+            node.machine.shell(&format!(": > {mark}"))?;
+        }
+        for node in &self.nodes {
+            let filters = ["--node", node.name(), "--kind", "open", "--path", &mark];
+            poll(timeout, || Ok((!self.ctl.events(&filters)?.is_empty()).then_some(())))
+                .with_context(|| format!("what {} did does not arrive", node.name()))?;
+        }
         let mut before = None;
         poll(timeout, || {
             let nodes = self.ctl.nodes()?;
-            let totals: Vec<_> = nodes.iter().map(|node| (node.stored, node.sequenced)).collect();
+            // What the agent itself opens is seen and left out, at any time.
+            let totals: Vec<_> = nodes
+                .iter()
+                .map(|node| (node.stored, node.seen - node.filtered))
+                .collect();
             let rests = nodes.iter().all(|node| node.stored + node.lost_by_agent >= node.sequenced)
                 && before.as_ref() == Some(&totals);
             before = Some(totals);
+            if !rests {
+                thread::sleep(LEDGER_INTERVAL);
+            }
             Ok(rests.then_some(()))
         })
-        .context("the nodes' ledgers do not come to rest")
+        .with_context(|| format!("the nodes' ledgers do not come to rest: {:#?}", self.ctl.nodes()))
     }
 }
 

@@ -117,6 +117,11 @@ impl Node {
         Ok(finished)
     }
 
+    /// Whether an agent runs.
+    pub fn agent_runs(&self) -> bool {
+        self.agent.as_ref().is_some_and(|job| !job.has_ended())
+    }
+
     /// The agent's process id in the machine.
     pub fn agent_pid(&self) -> Option<u32> {
         self.agent.as_ref().map(Job::pid)

@@ -70,7 +70,7 @@ impl Fixture {
             self.fleet.collector.resume()?;
         }
         for node in &mut self.fleet.nodes {
-            if node.agent_pid().is_none() {
+            if !node.agent_runs() {
                 node.start_agent()?;
             }
         }

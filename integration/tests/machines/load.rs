@@ -31,7 +31,7 @@ fn burst(fixture: &mut Fixture) -> Result<()> {
 fn tiny_ring(fixture: &mut Fixture) -> Result<()> {
     for node in &mut fixture.fleet.nodes {
         node.stop_agent()?;
-        node.start_agent_with(&[("SHRIKE_AGENT_RING_BYTES", "16384")])?;
+        node.start_agent_with(&[("SHRIKE_AGENT_RING_BYTES", "65536")])?;
     }
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
     let mut lost = 0;

@@ -51,7 +51,7 @@ pub fn run() -> Result<()> {
         }
     }
 
-    let runner = Command::new("/proc/self/exe")
+    let runner = Command::new(std::env::current_exe().context("no name of its own")?)
         .arg("serve")
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
