@@ -140,8 +140,10 @@ pub(crate) fn set(global: &Global, name: &str, output: &Output) -> Result<Exit, 
         }
     }
     if !changed {
-        return Err(Failure::input(anyhow!("nothing to set for context `{name}`"))
-            .hint("give --collector, --ca, --cert or --key"));
+        return Err(
+            Failure::input(anyhow!("nothing to set for context `{name}`"))
+                .hint("give --collector, --ca, --cert or --key"),
+        );
     }
     // The first one is the one that is meant.
     if file.current.is_none() {
@@ -152,7 +154,11 @@ pub(crate) fn set(global: &Global, name: &str, output: &Output) -> Result<Exit, 
     output.note(&format!(
         "context `{name}` is kept in {}{}",
         path.display(),
-        if current { ", and is the current one" } else { "" }
+        if current {
+            ", and is the current one"
+        } else {
+            ""
+        }
     ));
     Ok(Exit::Ok)
 }
@@ -321,7 +327,11 @@ fn replace(path: &Path, file: &ContextFile) -> anyhow::Result<()> {
     temporary.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(temporary);
     let written = fs::File::create(&temporary).and_then(|mut new| {
-        new.write_all(toml::to_string(file).map_err(std::io::Error::other)?.as_bytes())?;
+        new.write_all(
+            toml::to_string(file)
+                .map_err(std::io::Error::other)?
+                .as_bytes(),
+        )?;
         new.sync_all()
     });
     if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
@@ -439,7 +449,10 @@ mod tests {
         )
         .unwrap();
         let failure = resolve(&global(folder.path(), &[])).unwrap_err();
-        assert!(format!("{failure:?}").contains("ctl.toml:2:1"), "{failure:?}");
+        assert!(
+            format!("{failure:?}").contains("ctl.toml:2:1"),
+            "{failure:?}"
+        );
         // Whoever brings everything needs no file.
         assert!(resolve(&global(folder.path(), FULL)).is_ok());
     }

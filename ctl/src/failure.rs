@@ -152,7 +152,9 @@ impl From<Status> for Failure {
             Code::InvalidArgument => (Exit::Input, None),
             Code::Unauthenticated | Code::PermissionDenied => (
                 Exit::Failed,
-                Some("this command needs an admin certificate: `shrikectl pki issue --dir DIR admin NAME` makes one"),
+                Some(
+                    "this command needs an admin certificate: `shrikectl pki issue --dir DIR admin NAME` makes one",
+                ),
             ),
             Code::Unimplemented => (
                 Exit::Failed,

@@ -240,7 +240,10 @@ fn ledger_text(node: &Node, colour: Colour) -> String {
     let mut rows: Vec<Vec<Cell>> = vec![
         vec!["seen by the kernel".into(), right(&ledger.seen).into()],
         vec!["  stored".into(), right(&node.stored).into()],
-        vec!["  left out on purpose".into(), right(&ledger.filtered).into()],
+        vec![
+            "  left out on purpose".into(),
+            right(&ledger.filtered).into(),
+        ],
     ];
     for (reason, count) in &ledger.lost {
         rows.push(vec![
@@ -327,8 +330,7 @@ fn node_json(node: &Node) -> Value {
             })
         })
         .collect();
-    let last_seen =
-        (node.last_seen_unix_ns != 0).then(|| format_time(node.last_seen_unix_ns));
+    let last_seen = (node.last_seen_unix_ns != 0).then(|| format_time(node.last_seen_unix_ns));
     json!({
         "name": node.name,
         "connected": node.events_connected && node.control_connected,

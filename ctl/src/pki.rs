@@ -44,8 +44,9 @@ pub(crate) fn init(args: &PkiInitArgs, output: &Output) -> Result<Exit, Failure>
     let certificate = args.dir.join(CA_CERTIFICATE);
     let key = args.dir.join(CA_KEY);
     refuse_to_overwrite(&[&certificate, &key])?;
-    fs::create_dir_all(&args.dir)
-        .map_err(|error| Failure::failed(error).doing(format!("cannot make {}", args.dir.display())))?;
+    fs::create_dir_all(&args.dir).map_err(|error| {
+        Failure::failed(error).doing(format!("cannot make {}", args.dir.display()))
+    })?;
     let (certificate_pem, key_pem) =
         make_ca(&args.domain, args.days).context("cannot make the CA")?;
     write_pair(&certificate, &certificate_pem, &key, &key_pem)?;
@@ -209,10 +210,11 @@ fn set_validity(params: &mut CertificateParams, days: u32) -> anyhow::Result<()>
 fn refuse_to_overwrite(paths: &[&PathBuf]) -> Result<(), Failure> {
     match paths.iter().find(|path| path.exists()) {
         None => Ok(()),
-        Some(path) => Err(
-            Failure::input(anyhow!("{} exists and is not overwritten", path.display()))
-                .hint("move it away first, or use another name"),
-        ),
+        Some(path) => Err(Failure::input(anyhow!(
+            "{} exists and is not overwritten",
+            path.display()
+        ))
+        .hint("move it away first, or use another name")),
     }
 }
 
@@ -240,7 +242,8 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    write().map_err(|error| Failure::failed(error).doing(format!("cannot write {}", path.display())))
+    write()
+        .map_err(|error| Failure::failed(error).doing(format!("cannot write {}", path.display())))
 }
 
 #[cfg(test)]
@@ -326,7 +329,10 @@ mod tests {
         assert!(issue_in(folder.path(), RoleWord::Agent, "web-1").is_err());
         init_in(folder.path()).unwrap();
         for id in ["", "Web", "a/b", "../x", "-a", "a b"] {
-            assert!(issue_in(folder.path(), RoleWord::Agent, id).is_err(), "{id:?}");
+            assert!(
+                issue_in(folder.path(), RoleWord::Agent, id).is_err(),
+                "{id:?}"
+            );
         }
         fs::write(folder.path().join(CA_CERTIFICATE), "garbage").unwrap();
         assert!(issue_in(folder.path(), RoleWord::Agent, "web-2").is_err());

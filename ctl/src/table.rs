@@ -41,7 +41,10 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<Cell>], colour: Colour) -> Str
         }
     }
     let bold = Style::new().bold();
-    let heading: Vec<Cell> = heading.iter().map(|cell| Cell::styled(cell, bold)).collect();
+    let heading: Vec<Cell> = heading
+        .iter()
+        .map(|cell| Cell::styled(cell, bold))
+        .collect();
     let mut text = String::new();
     for row in std::iter::once(&heading).chain(rows) {
         let mut line = String::new();

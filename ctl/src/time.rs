@@ -95,7 +95,10 @@ mod tests {
     #[test]
     fn far_moments_are_cut() {
         let now = Timestamp::from_second(100).unwrap();
-        assert_eq!(Moment::Ago(Duration::from_secs(40)).unix_ns(now), 60_000_000_000);
+        assert_eq!(
+            Moment::Ago(Duration::from_secs(40)).unix_ns(now),
+            60_000_000_000
+        );
         assert_eq!(Moment::Ago(Duration::MAX).unix_ns(now), i64::MIN);
         assert_eq!(Moment::At(Timestamp::MAX).unix_ns(now), i64::MAX);
     }

@@ -109,7 +109,7 @@ fn misleads(character: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}'       // variation selectors
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-        | '\u{e0000}'..='\u{e0fff}')    // tags, more variation selectors
+        | '\u{e0000}'..='\u{e0fff}') // tags, more variation selectors
 }
 
 /// Turns bytes into a string without losing any: UTF-8 stays as it is, a byte
@@ -181,8 +181,10 @@ mod tests {
     #[test]
     fn command_line_keeps_arguments_apart() {
         let check = |arguments: &[&str], expect: &str| {
-            let arguments: Vec<Vec<u8>> =
-                arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect();
+            let arguments: Vec<Vec<u8>> = arguments
+                .iter()
+                .map(|argument| argument.as_bytes().to_vec())
+                .collect();
             assert_eq!(CommandLine(&arguments).to_string(), expect);
         };
         check(&["nc", "-l", "80"], "nc -l 80");

@@ -24,7 +24,11 @@ pub(super) fn from_args(args: &EventsArgs, now: Timestamp) -> EventFilter {
     };
     EventFilter {
         nodes: args.node.iter().map(ToString::to_string).collect(),
-        kinds: args.kind.iter().map(|kind| wire_kind(*kind).into()).collect(),
+        kinds: args
+            .kind
+            .iter()
+            .map(|kind| wire_kind(*kind).into())
+            .collect(),
         since_unix_ns: moment(args.since),
         until_unix_ns: moment(args.until),
         tgids: args.pid.clone(),
@@ -91,9 +95,24 @@ mod tests {
     #[test]
     fn every_option_is_a_term() {
         let line = [
-            "--node", "a,b", "--kind", "exec,exit", "--since", "100s", "--until",
-            "1970-01-01T00:16:00Z", "--pid", "7", "--uid", "0", "--exe", "/bin/sh", "--path",
-            "/etc/", "--verdict", "kill",
+            "--node",
+            "a,b",
+            "--kind",
+            "exec,exit",
+            "--since",
+            "100s",
+            "--until",
+            "1970-01-01T00:16:00Z",
+            "--pid",
+            "7",
+            "--uid",
+            "0",
+            "--exe",
+            "/bin/sh",
+            "--path",
+            "/etc/",
+            "--verdict",
+            "kill",
         ];
         assert_eq!(
             filter(&line),

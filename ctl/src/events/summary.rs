@@ -54,13 +54,7 @@ impl Summary {
             .iter()
             .flat_map(|query| &query.losses)
             .filter(|loss| loss.lost.iter().any(|loss| loss.count > 0))
-            .map(|loss| {
-                format!(
-                    "{} lost {}",
-                    Terminal::text(&loss.node),
-                    counts(&loss.lost)
-                )
-            })
+            .map(|loss| format!("{} lost {}", Terminal::text(&loss.node), counts(&loss.lost)))
             .collect();
         if self.skipped > 0 {
             gaps.push(format!(
@@ -133,7 +127,10 @@ mod tests {
             },
             None,
         );
-        check(&summary, "2 events from 3 blocks (4 skipped by their footers); complete");
+        check(
+            &summary,
+            "2 events from 3 blocks (4 skipped by their footers); complete",
+        );
         summary.limit = Some(2);
         check(
             &summary,

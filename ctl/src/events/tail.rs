@@ -61,10 +61,7 @@ pub(super) struct Delivered(BTreeMap<(NodeId, Epoch), BTreeMap<u64, u64>>);
 impl Delivered {
     pub(super) fn insert(&mut self, event: &StoredEvent) {
         let sequence = event.event.sequence.0;
-        let ranges = self
-            .0
-            .entry((event.node.clone(), event.epoch))
-            .or_default();
+        let ranges = self.0.entry((event.node.clone(), event.epoch)).or_default();
         let before = ranges.range(..=sequence).next_back();
         let (first, last) = match before {
             Some((_, last)) if *last >= sequence => return,

@@ -101,7 +101,13 @@ pub(super) async fn list(
             let now = Timestamp::now();
             let rows: Vec<Vec<Cell>> = book.entries.iter().map(|entry| row(entry, now)).collect();
             let heading = [
-                "POLICY", "MODE", "RULES", "NODES", "GENERATION", "PUSHED", "BY",
+                "POLICY",
+                "MODE",
+                "RULES",
+                "NODES",
+                "GENERATION",
+                "PUSHED",
+                "BY",
             ];
             output.write(table(&heading, &rows, output.colour()).as_bytes())?;
         }

@@ -48,8 +48,7 @@ fn read_all(files: &[PathBuf]) -> (Vec<Document>, Vec<String>) {
             Ok(found) => {
                 for document in found {
                     let place = format!("{name}:{}", document.position);
-                    if let Some(first) =
-                        places.insert(document.policy.name.clone(), place.clone())
+                    if let Some(first) = places.insert(document.policy.name.clone(), place.clone())
                     {
                         mistakes.push(format!(
                             "{place}: policy `{}` is defined twice, first at {first}",

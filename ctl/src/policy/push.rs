@@ -159,7 +159,10 @@ fn touched(nodes: &[String]) -> String {
         .collect();
     match nodes.len() {
         0 => "touches no node that is known so far".to_owned(),
-        1 => format!("touches 1 node: {}", nodes.into_iter().next().unwrap_or_default()),
+        1 => format!(
+            "touches 1 node: {}",
+            nodes.into_iter().next().unwrap_or_default()
+        ),
         count => {
             let names: Vec<String> = nodes.into_iter().collect();
             format!("touches {count} nodes: {}", names.join(", "))

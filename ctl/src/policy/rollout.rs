@@ -190,7 +190,9 @@ pub(super) async fn status(
             output.json(&json!({ "generation": policy_generation, "nodes": nodes }))?;
         }
         Format::Table => {
-            output.note(&format!("the policy book is at generation {policy_generation}"));
+            output.note(&format!(
+                "the policy book is at generation {policy_generation}"
+            ));
             let now = Timestamp::now();
             let rows: Vec<Vec<Cell>> = nodes.iter().map(|node| status_row(node, now)).collect();
             let heading = ["NODE", "STATE", "DESIRED", "APPLIED", "POLICY", "REASON"];
@@ -249,7 +251,10 @@ mod tests {
         };
         let check = |nodes: &[NodeRollout], end: End, expect: Exit| {
             let output = Output::new(ColorWhen::Never);
-            assert_eq!(finish(nodes.to_vec(), 3, end, wait, &output).unwrap(), expect);
+            assert_eq!(
+                finish(nodes.to_vec(), 3, end, wait, &output).unwrap(),
+                expect
+            );
         };
         let applied = node("a", PolicyState::Applied);
         let rejected = node("b", PolicyState::Rejected);
@@ -257,7 +262,11 @@ mod tests {
         check(&[], End::Done, Exit::Ok);
         check(std::slice::from_ref(&applied), End::Done, Exit::Ok);
         check(&[applied.clone(), rejected], End::Done, Exit::Incomplete);
-        check(&[applied.clone(), received], End::TimedOut, Exit::Incomplete);
+        check(
+            &[applied.clone(), received],
+            End::TimedOut,
+            Exit::Incomplete,
+        );
         check(&[applied], End::TimedOut, Exit::Incomplete);
     }
 }

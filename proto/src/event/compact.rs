@@ -252,13 +252,15 @@ fn action_style(action: Action) -> Style {
 }
 
 fn warning_style() -> Style {
-    Style::new()
-        .bold()
-        .fg_color(Some(AnsiColor::Yellow.into()))
+    Style::new().bold().fg_color(Some(AnsiColor::Yellow.into()))
 }
 
 /// Writes the resolved path, and the path as asked where it is another one.
-fn write_path(f: &mut fmt::Formatter<'_>, file: Option<&ResolvedPath>, asked: &[u8]) -> fmt::Result {
+fn write_path(
+    f: &mut fmt::Formatter<'_>,
+    file: Option<&ResolvedPath>,
+    asked: &[u8],
+) -> fmt::Result {
     match file {
         Some(file) if !file.path.is_empty() => {
             write!(f, "{}", Terminal(&file.path))?;
@@ -331,7 +333,11 @@ mod tests {
             })
             .collect();
         assert_eq!(lines.len(), outcomes.len());
-        assert!(lines.iter().any(|line| line.ends_with("signal FAILED = ESRCH")));
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.ends_with("signal FAILED = ESRCH"))
+        );
     }
 
     #[test]

@@ -248,7 +248,11 @@ impl<'a> From<&'a Exec> for ExecView<'a> {
             path_as_asked: lossless(&exec.path_as_asked),
             file: exec.file.as_ref().map(Into::into),
             interpreter: known(&exec.interpreter),
-            argv: exec.argv.iter().map(|argument| lossless(argument)).collect(),
+            argv: exec
+                .argv
+                .iter()
+                .map(|argument| lossless(argument))
+                .collect(),
             argv_truncated: exec.argv_truncated,
             from_user_memory: exec.from_user_memory,
             directory_fd: exec.directory_fd,

@@ -28,6 +28,7 @@ mod render;
 mod schema;
 mod suggest;
 mod tree;
+mod value;
 
 use std::{collections::BTreeMap, fmt};
 

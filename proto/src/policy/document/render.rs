@@ -27,7 +27,10 @@ fn write_policy(out: &mut String, policy: &Policy) -> fmt::Result {
         }
     }
     writeln!(out, "  rules:")?;
-    policy.rules.iter().try_for_each(|rule| write_rule(out, rule))
+    policy
+        .rules
+        .iter()
+        .try_for_each(|rule| write_rule(out, rule))
 }
 
 fn write_rule(out: &mut String, rule: &Rule) -> fmt::Result {

@@ -1,5 +1,7 @@
 //! Claims about the parser, the renderer and the schema together.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -234,11 +236,7 @@ fn duplicates_are_named() {
 
 #[test]
 fn missing_and_empty_parts_are_named() {
-    check(
-        "kind: Policy\n",
-        "",
-        "p.yaml:1:1: a policy needs `kind`",
-    );
+    check("kind: Policy\n", "", "p.yaml:1:1: a policy needs `kind`");
     check(
         "      action: alert\n",
         "",
@@ -300,11 +298,18 @@ fn syntax_errors_have_a_place() {
 #[test]
 fn yaml_bombs_are_refused() {
     let found = mistakes("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n");
-    let names = |word: &str| found.iter().filter(|mistake| mistake.contains(word)).count();
+    let names = |word: &str| {
+        found
+            .iter()
+            .filter(|mistake| mistake.contains(word))
+            .count()
+    };
     assert_eq!((names("anchors"), names("aliases")), (2, 4), "{found:#?}");
     let deep = "[".repeat(200);
     assert!(!mistakes(&deep).is_empty());
-    let deep: String = (0..2000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    let deep: String = (0..2000)
+        .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+        .collect();
     assert!(!mistakes(&deep[..FILE_BYTES_MAX.min(deep.len())]).is_empty());
     let large = "#".repeat(FILE_BYTES_MAX + 1);
     assert!(mistakes(&large)[0].contains("at most 1048576"));
@@ -320,7 +325,7 @@ fn each_document_keeps_its_own_source() {
     assert_eq!(documents.len(), 2);
     for document in &documents {
         let again = parse(&document.source, "again.yaml").unwrap();
-        assert_eq!(again, [document.policy.clone()]);
+        assert_eq!(again, std::slice::from_ref(&document.policy));
     }
     assert_eq!(documents[0].source, format!("# first\n{EXAMPLE}"));
     assert_eq!(documents[1].source, format!("# second\n{second}"));
@@ -337,15 +342,19 @@ fn carriage_returns_and_a_byte_order_mark_are_fine() {
 fn rendering_is_canonical() {
     let policy = &parse(EXAMPLE, "p").unwrap()[0];
     let rendered = render(policy);
-    assert!(rendered.starts_with("apiVersion: shrike/v1\nkind: Policy\nmetadata:\n  name: protect-credentials\n"));
+    assert!(rendered.starts_with(
+        "apiVersion: shrike/v1\nkind: Policy\nmetadata:\n  name: protect-credentials\n"
+    ));
     assert!(rendered.contains("      access: [read, write]\n"));
 }
 
 /// Validates with the schema, as an editor would.
 fn schema_accepts(text: &str) -> bool {
-    let schema = serde_json::from_str(JSON_SCHEMA).unwrap();
-    let validator = jsonschema::draft7::new(&schema).unwrap();
-    validator.is_valid(&yaml_to_json(text))
+    static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        let schema = serde_json::from_str(JSON_SCHEMA).unwrap();
+        jsonschema::draft7::new(&schema).unwrap()
+    });
+    VALIDATOR.is_valid(&yaml_to_json(text))
 }
 
 fn yaml_to_json(text: &str) -> serde_json::Value {
@@ -411,7 +420,11 @@ fn schema_and_parser_agree() {
     check("comm: [nc, ncat]", "access: [read]\n      exe: [/x]", false);
     check("comm: [nc, ncat]", "exe: [/x]", true);
     check("      comm: [nc, ncat]\n", "", false);
-    check("unless: {exe: [/usr/bin/passwd, /usr/sbin/sshd]}", "unless: {}", false);
+    check(
+        "unless: {exe: [/usr/bin/passwd, /usr/sbin/sshd]}",
+        "unless: {}",
+        false,
+    );
     check("unless: {exe", "unless: {access", false);
     for (path, valid) in [
         ("/", true),
@@ -458,8 +471,10 @@ fn comm() -> impl Strategy<Value = Comm> {
     prop_oneof![
         "[ -.0-~]{1,15}",
         "[0-9.eExo_+-]{1,6}",
-        prop::sample::select(vec!["null", "true", "~", "no", "on", "0x1f", "1e3", ".inf", "-", "\u{feff}"])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "null", "true", "~", "no", "on", "0x1f", "1e3", ".inf", "-", "\u{feff}"
+        ])
+        .prop_map(str::to_owned),
     ]
     .prop_filter_map("not a command name", |comm| Comm::parse(&comm).ok())
 }

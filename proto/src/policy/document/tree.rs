@@ -258,8 +258,10 @@ impl Builder<'_, '_> {
                     ));
                 }
                 Value::Sequence(_) | Value::Mapping(_) => {
-                    self.mistakes
-                        .add(key.at, "a field's name must be a word, not a list or mapping");
+                    self.mistakes.add(
+                        key.at,
+                        "a field's name must be a word, not a list or mapping",
+                    );
                 }
                 Value::Broken => {}
             }
@@ -294,7 +296,11 @@ fn position(marker: &Marker) -> Position {
 /// to before its end, without directives and markers.
 fn source(text: &str, first_line: usize, root: Position, end: Position) -> String {
     // Only the end of the file can be in the middle of a line.
-    let end_line = if end.column == 1 { end.line } else { end.line + 1 };
+    let end_line = if end.column == 1 {
+        end.line
+    } else {
+        end.line + 1
+    };
     let mut source = String::new();
     for (line, number) in text.lines().zip(1..end_line).skip(first_line - 1) {
         let marker = matches!(line.trim_end(), "---" | "...");
