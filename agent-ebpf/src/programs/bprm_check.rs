@@ -96,7 +96,7 @@ fn decide(scratch: *mut Scratch, bprm: u64, task: u64) -> Result<(), Unreadable>
         (exec.device, exec.inode) = identity(file);
     }
     if stronger {
-        walk::text(scratch::KPROBE, scratch, file);
+        walk::walk_text(scratch::KPROBE, file);
         // SAFETY: taken by this program.
         keep_judged_path(task, unsafe { &*scratch });
         exec.kept_path = 1;

@@ -132,32 +132,47 @@ fn report(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, task: u64, re
 /// Appends the arguments, and says whether that was all of them.
 #[inline(always)]
 fn append_argv(slot: u32, exec: &ExecInProgress) -> (u32, bool) {
-    let compat = exec.flags & u32::from(FLAG_COMPAT) != 0;
+    let compat = exec.flags & u32::from(FLAG_COMPAT);
+    let size = if compat != 0 { 4 } else { 8 };
+    let mut place = exec.user_argv;
     let mut length = 0;
     let mut index = 0;
     while index < ARGV_COUNT_MAX as u64 {
-        let argument = if compat {
-            read_user::<u32>(exec.user_argv.wrapping_add(index * 4)).map(u64::from)
-        } else {
-            read_user::<u64>(exec.user_argv.wrapping_add(index * 8))
-        };
-        let Ok(argument) = argument else {
-            return (length, false);
-        };
-        if argument == 0 {
-            return (length, true);
-        }
         if length > (ARGV_BYTES_MAX - ARGUMENT_BYTES_MAX) as u32 {
             return (length, false);
         }
-        let added = emit::append_user_argument(slot, argument);
-        if added == 0 {
-            return (length, false);
+        match append_argument_at(slot, place, compat) {
+            END => return (length, true),
+            added if added > 0 => length += added as u32,
+            _ => return (length, false),
         }
-        length += added;
+        place = place.wrapping_add(size);
         index += 1;
     }
     (length, false)
+}
+
+/// The list of arguments ends here.
+const END: i32 = 0;
+
+/// Appends the argument that the user pointer at `place` points to. Returns
+/// the bytes added, [`END`] for a null pointer, -1 when it cannot be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_argument_at(slot: u32, place: u64, compat: u32) -> i32 {
+    let argument = if compat != 0 {
+        read_user::<u32>(place).map(u64::from)
+    } else {
+        read_user::<u64>(place)
+    };
+    match argument {
+        Ok(0) => END,
+        Ok(argument) => match emit::append_user_argument(slot, argument) {
+            0 => -1,
+            added => added as i32,
+        },
+        Err(Unreadable) => -1,
+    }
 }
 
 macro_rules! exec_call {

@@ -174,7 +174,7 @@ fn decide(
     body.directory_fd = 0;
     body.asked_length = 0;
     body.padding = 0;
-    append_file(slot, scratch, body, file);
+    append_file(slot, body, file);
     // SAFETY: taken by this program.
     let flags = unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE);
     emit::submit(
@@ -214,11 +214,11 @@ fn zero_at(word: u64) -> u64 {
 
 /// Fills in device and inode, and appends the resolved path.
 #[inline(always)]
-fn append_file(slot: u32, scratch: *mut Scratch, body: &mut Open, file: u64) {
+fn append_file(slot: u32, body: &mut Open, file: u64) {
     let (device, inode) = identity(file);
     body.device = device;
     body.inode = inode;
-    walk::text(slot, scratch, file);
+    walk::walk_text(slot, file);
     body.path_length = emit::append_text(slot) as u16;
 }
 
@@ -350,7 +350,7 @@ fn report(slot: u32, scratch: *mut Scratch, open: &OpenInProgress, asked: &Asked
         body.inode = 0;
         body.path_length = 0;
     } else {
-        append_file(slot, scratch, body, returned);
+        append_file(slot, body, returned);
         // SAFETY: taken by this program.
         flags |= unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE);
     }

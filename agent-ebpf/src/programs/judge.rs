@@ -102,7 +102,7 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         state.depths_exact = plan.path_depths.exact;
         state.depths_below = plan.path_depths.below;
         let file = state.file;
-        if match_path(slot, scratch, file).is_err() {
+        if match_path(slot, file).is_err() {
             // A rule that needs the path does not match; the event says why.
             state.flags |= u64::from(FLAG_PATH_UNRESOLVED);
             clear(&mut state.hits);
@@ -118,7 +118,7 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         state.dimension = Dimension::ExeExact as u64;
         state.depths_exact = plan.exe_depths.exact;
         state.depths_below = plan.exe_depths.below;
-        if match_executable(slot, scratch).is_err() {
+        if match_executable(slot).is_err() {
             clear(&mut state.hits);
         }
         state.evaluation.narrow(plan, Word::Exe, &state.hits);
@@ -149,7 +149,7 @@ fn add_hits(state: &mut Scratch, key: Key) {
 
 /// Matches the executable of the current process.
 #[inline(always)]
-fn match_executable(slot: u32, scratch: *mut Scratch) -> Result<(), Unreadable> {
+fn match_executable(slot: u32) -> Result<(), Unreadable> {
     // SAFETY: no precondition.
     let task = unsafe { aya_ebpf::helpers::generated::bpf_get_current_task() };
     let mm = read::<u64>(task, offset!(task_mm))?;
@@ -160,21 +160,38 @@ fn match_executable(slot: u32, scratch: *mut Scratch) -> Result<(), Unreadable> 
     if file == 0 {
         return Err(Unreadable);
     }
-    match_path(slot, scratch, file)
+    match_path(slot, file)
 }
 
-/// Gathers the rules that name a file or a directory above it.
+/// Gathers the rules that name a file or a directory above it, of the word
+/// that the scratch buffer is set up for.
 #[inline(always)]
-fn match_path(slot: u32, scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
-    walk::start(scratch, file)?;
-    walk::digest(slot)?;
-    // SAFETY: `scratch` is a live map value that the calling program took.
+fn match_path(slot: u32, file: u64) -> Result<(), Unreadable> {
+    if match_path_of(slot, file) == 0 {
+        Ok(())
+    } else {
+        Err(Unreadable)
+    }
+}
+
+/// Does what [`match_path`] says; a function of its own, so that the verifier
+/// looks at it once for both words. Returns 0 when the path was resolved.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn match_path_of(slot: u32, file: u64) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return -1;
+    };
+    if walk::start(scratch, file).is_err() || walk::digest(slot).is_err() {
+        return -1;
+    }
+    // SAFETY: a live map value, taken by the program that calls this.
     let state = unsafe { &mut *scratch };
     state.digest = Digest::start(state.seed);
     let depth = state.depth;
     let wanted = depth_bit(depth as u32);
     if state.depths_exact & wanted == 0 && state.depths_below == 0 {
-        return Ok(());
+        return 0;
     }
     let mut entered = 0;
     while entered < PATH_COMPONENTS_MAX as u64 {
@@ -187,7 +204,7 @@ fn match_path(slot: u32, scratch: *mut Scratch, file: u64) -> Result<(), Unreada
     if state.depths_exact & wanted != 0 {
         add_hits(state, key(state, 0));
     }
-    Ok(())
+    0
 }
 
 /// Asks about one directory, then goes down into the next component.

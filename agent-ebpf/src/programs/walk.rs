@@ -213,15 +213,20 @@ pub extern "C" fn walk_text_step(slot: u32) -> i32 {
 
 /// Resolves a file's path into the scratch buffer's text. A path that is too
 /// long, too deep or unreadable leaves no text and a flag.
-#[inline(always)]
-pub fn text(slot: u32, scratch: *mut Scratch, file: u64) {
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_text(slot: u32, file: u64) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return FAILED;
+    };
     if try_text(slot, scratch, file).is_ok() {
-        return;
+        return DONE;
     }
-    // SAFETY: `scratch` is a live map value that this program took.
+    // SAFETY: a live map value, taken by the program that calls this.
     let scratch = unsafe { &mut *scratch };
     scratch.path.start = TEXT_END;
     scratch.flags |= u64::from(FLAG_PATH_UNRESOLVED);
+    FAILED
 }
 
 #[inline(always)]
