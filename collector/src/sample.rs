@@ -95,10 +95,7 @@ pub fn blocks(events: &[Event]) -> Vec<Block> {
 
 /// Blocks of these events in another stream.
 pub fn blocks_of(stream: &StreamKey, events: &[Event]) -> Vec<Block> {
-    let sealed = shrike_proto::batch::seal(stream.epoch, events[0].sequence, events.to_vec());
-    let raw = shrike_proto::batch::unpack(&sealed).expect("sealed a moment ago");
-    let pieces =
-        piece::cut(&sealed, raw.len(), &events.into(), 0).expect("made-up events are small");
+    let pieces = piece::cut(events).expect("made-up events are small");
     piece::join(stream, pieces)
 }
 

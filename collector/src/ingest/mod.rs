@@ -5,6 +5,7 @@
 //!                                      ← acknowledgements ←
 //! ```
 
+mod glance;
 mod prepare;
 mod service;
 pub mod session;

@@ -1,16 +1,19 @@
 //! From a batch as it came to pieces that the store takes: every byte is
 //! looked at once, before anything is believed.
 
-use std::sync::Arc;
-
+use prost::Message as _;
 use shrike_proto::{
     batch::{self, BatchError},
     event::Event,
     id::SequenceNumber,
-    wire::ingest,
+    wire::{event as wire, ingest},
 };
 
-use crate::store::piece::{self, EventTooBig, Piece};
+use super::glance::glance;
+use crate::{
+    store::piece::{self, EventTooBig, Piece},
+    tail::Encoded,
+};
 
 /// A batch that is poison.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +31,11 @@ pub enum PrepareError {
 pub struct Prepared {
     /// Its events, compressed.
     pub pieces: Vec<Piece>,
-    /// Its events.
-    pub events: Arc<[Event]>,
+    /// Its events, for live readers.
+    pub events: Encoded,
 }
 
-/// Decodes and checks a batch, and cuts it into pieces without its first
-/// `skip` events.
+/// Checks a batch and makes pieces of it, without its first `skip` events.
 ///
 /// # Errors
 /// [`PrepareError`] says why it can never be stored.
@@ -41,17 +43,38 @@ pub fn prepare(batch: &ingest::Batch, skip: usize) -> Result<Prepared, PrepareEr
     if batch.count == 0 && batch.payload.is_empty() {
         return Ok(Prepared {
             pieces: Vec::new(),
-            events: Arc::new([]),
+            events: Encoded::default(),
         });
     }
     let raw = batch::unpack(batch)?;
-    let mut events: Arc<[Event]> =
-        batch::decode(&raw, SequenceNumber(batch.first_sequence), batch.count)?.into();
-    let pieces = piece::cut(batch, raw.len(), &events, skip)?;
-    if skip > 0 {
-        events = events[skip..].into();
+    let first = SequenceNumber(batch.first_sequence);
+    if skip == 0
+        && batch.codec == i32::from(ingest::Codec::Zstd)
+        && let Some(summary) = glance(&raw, first, batch.count)
+        && let Ok(piece) = piece::whole(first, summary, &batch.payload)
+    {
+        return Ok(Prepared {
+            pieces: vec![piece],
+            events: Encoded::new(first, batch.count, raw),
+        });
     }
-    Ok(Prepared { pieces, events })
+    let events = batch::decode(&raw, first, batch.count)?;
+    let kept = events.get(skip..).unwrap_or_default();
+    Ok(Prepared {
+        pieces: piece::cut(kept)?,
+        events: encode(kept),
+    })
+}
+
+fn encode(events: &[Event]) -> Encoded {
+    let Some(first) = events.first() else {
+        return Encoded::default();
+    };
+    let list = wire::EventList {
+        events: events.iter().cloned().map(Into::into).collect(),
+    };
+    let count = u32::try_from(events.len()).expect("a batch is bounded");
+    Encoded::new(first.sequence, count, list.encode_to_vec())
 }
 
 #[cfg(test)]
@@ -63,7 +86,15 @@ mod tests {
     #[test]
     fn empty_batch_needs_no_payload() {
         let prepared = prepare(&ingest::Batch::default(), 0).unwrap();
-        assert!(prepared.pieces.is_empty() && prepared.events.is_empty());
+        assert!(prepared.pieces.is_empty() && prepared.events.count() == 0);
+    }
+
+    #[test]
+    fn batch_is_kept_as_the_agent_compressed_it() {
+        let sealed = batch::seal(Epoch([1; 16]), SequenceNumber(1), sample::events(1, 9));
+        let prepared = prepare(&sealed, 0).unwrap();
+        assert_eq!(prepared.pieces[0].payload, sealed.payload);
+        assert_eq!(prepared.events.decode(), sample::events(1, 9));
     }
 
     #[test]
@@ -79,7 +110,7 @@ mod tests {
     fn skipped_events_reach_nobody() {
         let sealed = batch::seal(Epoch([1; 16]), SequenceNumber(1), sample::events(1, 9));
         let prepared = prepare(&sealed, 4).unwrap();
-        assert_eq!(*prepared.events, sample::events(5, 5)[..]);
+        assert_eq!(prepared.events.decode(), sample::events(5, 5));
         assert_eq!(prepared.pieces[0].first_sequence.0, 5);
         assert!(prepare(&sealed, 9).unwrap().pieces.is_empty());
     }

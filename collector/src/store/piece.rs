@@ -4,14 +4,8 @@
 //! too long for a block, in bytes or in time, is cut. The writer joins the
 //! pieces of one commit into blocks.
 
-use std::sync::Arc;
-
 use prost::Message as _;
-use shrike_proto::{
-    event::Event,
-    id::SequenceNumber,
-    wire::{event as wire, ingest},
-};
+use shrike_proto::{event::Event, id::SequenceNumber, wire::event as wire};
 
 use super::{
     block::{BLOCK_BYTES_MAX, BLOCK_RAW_BYTES_MAX, BLOCK_SPAN_NS_MAX, Block, BlockKey},
@@ -46,32 +40,35 @@ pub struct EventTooBig {
     pub bytes: usize,
 }
 
-/// Makes pieces of a checked batch, without its first `skip` events.
+/// Makes one piece of a whole payload; gives the summary back when it fits
+/// into no block.
+///
+/// # Errors
+/// The summary, when the events have to be cut.
+pub fn whole(
+    first_sequence: SequenceNumber,
+    summary: Summary,
+    payload: &[u8],
+) -> Result<Piece, Summary> {
+    if !fits(&summary, payload.len()) {
+        return Err(summary);
+    }
+    Ok(Piece {
+        first_sequence,
+        summary,
+        payload: payload.to_vec(),
+    })
+}
+
+/// Makes pieces of events, as few as halving gives.
 ///
 /// # Errors
 /// [`EventTooBig`] for an event that fits into no block.
-pub fn cut(
-    batch: &ingest::Batch,
-    raw_bytes: usize,
-    events: &Arc<[Event]>,
-    skip: usize,
-) -> Result<Vec<Piece>, EventTooBig> {
-    let kept = &events[skip..];
-    if kept.is_empty() {
-        return Ok(Vec::new());
-    }
-    if skip == 0 && batch.codec == i32::from(ingest::Codec::Zstd) {
-        let summary = Summary::gather(kept, raw_bytes);
-        if fits(&summary, batch.payload.len()) {
-            return Ok(vec![Piece {
-                first_sequence: kept[0].sequence,
-                summary,
-                payload: batch.payload.clone(),
-            }]);
-        }
-    }
+pub fn cut(events: &[Event]) -> Result<Vec<Piece>, EventTooBig> {
     let mut pieces = Vec::new();
-    cut_into(kept, &mut pieces)?;
+    if !events.is_empty() {
+        cut_into(events, &mut pieces)?;
+    }
     Ok(pieces)
 }
 
@@ -162,10 +159,14 @@ mod tests {
     };
     use shrike_proto::{batch, id::Epoch};
 
-    fn pieces(events: Vec<Event>, skip: usize) -> Vec<Piece> {
-        let sealed = batch::seal(Epoch([1; 16]), events[0].sequence, events.clone());
+    fn pieces(events: &[Event]) -> Vec<Piece> {
+        let sealed = batch::seal(Epoch([1; 16]), events[0].sequence, events.to_vec());
         let raw = batch::unpack(&sealed).unwrap();
-        cut(&sealed, raw.len(), &events.into(), skip).unwrap()
+        let summary = Summary::gather(events, raw.len());
+        match whole(events[0].sequence, summary, &sealed.payload) {
+            Ok(piece) => vec![piece],
+            Err(_) => cut(events).unwrap(),
+        }
     }
 
     fn decoded(blocks: &[Block]) -> Vec<Event> {
@@ -178,10 +179,7 @@ mod tests {
     #[test]
     fn batches_of_one_commit_become_one_block() {
         let all = sample::events(1, 90);
-        let pieces = all
-            .chunks(30)
-            .flat_map(|chunk| pieces(chunk.to_vec(), 0))
-            .collect();
+        let pieces = all.chunks(30).flat_map(|chunk| pieces(chunk)).collect();
         let blocks = join(&sample::stream(), pieces);
         assert_eq!(blocks.len(), 1);
         assert_eq!(decoded(&blocks), all);
@@ -189,8 +187,8 @@ mod tests {
 
     #[test]
     fn hole_between_pieces_starts_a_new_block() {
-        let mut both = pieces(sample::events(1, 10), 0);
-        both.extend(pieces(sample::events(21, 10), 0));
+        let mut both = pieces(&sample::events(1, 10));
+        both.extend(pieces(&sample::events(21, 10)));
         assert_eq!(join(&sample::stream(), both).len(), 2);
     }
 
@@ -198,7 +196,7 @@ mod tests {
     fn events_far_apart_do_not_share_a_block() {
         let mut events = sample::events(1, 10);
         events[7].time_unix_ns += 10 * BLOCK_SPAN_NS_MAX;
-        let blocks = join(&sample::stream(), pieces(events.clone(), 0));
+        let blocks = join(&sample::stream(), pieces(&events));
         assert!(blocks.len() > 1);
         assert_eq!(decoded(&blocks), events);
     }
@@ -212,7 +210,7 @@ mod tests {
                 event
             })
             .collect();
-        let blocks = join(&sample::stream(), pieces(events.clone(), 0));
+        let blocks = join(&sample::stream(), pieces(&events));
         assert!(blocks.len() >= 8);
         assert!(
             blocks
@@ -223,18 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn skipped_events_are_left_out() {
-        let all = sample::events(1, 20);
-        let blocks = join(&sample::stream(), pieces(all.clone(), 5));
-        assert_eq!(decoded(&blocks), all[5..]);
-    }
-
-    #[test]
     fn event_larger_than_a_block_is_refused() {
         let mut events = sample::events(1, 1);
         events[0].process.exe = sample::noise(1, 2 * BLOCK_BYTES_MAX);
-        let sealed = batch::seal(Epoch([1; 16]), SequenceNumber(1), events.clone());
-        let raw = batch::unpack(&sealed).unwrap();
-        assert!(cut(&sealed, raw.len(), &events.into(), 0).is_err());
+        assert!(cut(&events).is_err());
     }
 }

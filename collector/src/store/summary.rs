@@ -1,14 +1,54 @@
 //! What a run of events mentions, gathered while they are decoded anyway and
 //! turned into a block's footer.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    hash::{BuildHasherDefault, Hasher},
+};
 
-use shrike_proto::event::Event;
+use shrike_proto::event::{Action, Event, Kind};
 
 use super::{
     block::{FOOTER_UIDS_MAX, Footer, action_bit, kind_bit},
     bloom::{self, Bloom, Tag},
 };
+
+/// What a summary takes from one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mention<'a> {
+    /// When.
+    pub time_unix_ns: i64,
+    /// What happened.
+    pub kind: Kind,
+    /// The verdict's action.
+    pub action: Option<Action>,
+    /// Who acted.
+    pub tgid: u32,
+    /// As which user.
+    pub uid: u32,
+    /// Running which executable.
+    pub exe: &'a [u8],
+    /// On which file.
+    pub path: Option<&'a [u8]>,
+}
+
+/// Takes hashes as they are: they are mixed already.
+#[derive(Debug, Clone, Copy, Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only whole hashes are kept");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
 
 /// Gathered over events, mergeable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,42 +65,57 @@ pub struct Summary {
     actions: u32,
     /// One more than a footer lists is enough to know that it lists none.
     uids: BTreeSet<u32>,
-    hashes: HashSet<u64>,
+    hashes: HashSet<u64, BuildHasherDefault<AsIs>>,
 }
 
 impl Summary {
+    /// Begins with nothing, for events that take `raw_bytes` when encoded.
+    pub fn new(raw_bytes: usize) -> Self {
+        Self {
+            count: 0,
+            time_min_unix_ns: i64::MAX,
+            time_max_unix_ns: i64::MIN,
+            raw_bytes,
+            kinds: 0,
+            actions: 0,
+            uids: BTreeSet::new(),
+            hashes: HashSet::default(),
+        }
+    }
+
     /// Gathers over events that take `raw_bytes` when encoded.
     ///
     /// # Panics
     /// Without events: there is no empty block.
     pub fn gather(events: &[Event], raw_bytes: usize) -> Self {
-        let first = events.first().expect("a block has events");
-        let mut summary = Self {
-            count: u32::try_from(events.len()).expect("a batch is bounded"),
-            time_min_unix_ns: first.time_unix_ns,
-            time_max_unix_ns: first.time_unix_ns,
-            raw_bytes,
-            kinds: 0,
-            actions: 0,
-            uids: BTreeSet::new(),
-            hashes: HashSet::new(),
-        };
-        events.iter().for_each(|event| summary.add(event));
+        assert!(!events.is_empty(), "a block has events");
+        let mut summary = Self::new(raw_bytes);
+        for event in events {
+            summary.add(&Mention {
+                time_unix_ns: event.time_unix_ns,
+                kind: event.fact.kind(),
+                action: event.verdict.as_ref().map(|verdict| verdict.action),
+                tgid: event.process.tgid,
+                uid: event.process.uid,
+                exe: &event.process.exe,
+                path: event.fact.path(),
+            });
+        }
         summary
     }
 
-    fn add(&mut self, event: &Event) {
+    /// Takes an event into account.
+    pub fn add(&mut self, event: &Mention<'_>) {
+        self.count += 1;
         self.time_min_unix_ns = self.time_min_unix_ns.min(event.time_unix_ns);
         self.time_max_unix_ns = self.time_max_unix_ns.max(event.time_unix_ns);
-        self.kinds |= kind_bit(event.fact.kind());
-        if let Some(verdict) = &event.verdict {
-            self.actions |= action_bit(verdict.action);
-        }
-        self.add_uid(event.process.uid);
+        self.kinds |= kind_bit(event.kind);
+        self.actions |= event.action.map_or(0, action_bit);
+        self.add_uid(event.uid);
         let hashes = &mut self.hashes;
-        hashes.insert(bloom::hash(Tag::Tgid, &event.process.tgid.to_le_bytes()));
-        hashes.insert(bloom::hash(Tag::Executable, &event.process.exe));
-        if let Some(path) = event.fact.path() {
+        hashes.insert(bloom::hash(Tag::Tgid, &event.tgid.to_le_bytes()));
+        hashes.insert(bloom::hash(Tag::Executable, event.exe));
+        if let Some(path) = event.path {
             bloom::hash_directories(path, |hash| {
                 hashes.insert(hash);
             });

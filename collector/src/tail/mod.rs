@@ -8,40 +8,90 @@ mod service;
 pub use service::serve;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
-use shrike_proto::event::Event;
+use shrike_proto::{batch, event::Event, id::SequenceNumber};
 use tokio::sync::broadcast;
 
-use crate::store::stream::StreamKey;
+use crate::{chain::chain, store::stream::StreamKey};
 
 /// Arrivals kept for slow readers: some seconds of a busy collector, and at
 /// most 64 of the largest batches in memory.
 const ARRIVALS_KEPT: usize = 64;
 
+/// Events as they came, checked but not built: most arrivals have no reader.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    first: SequenceNumber,
+    count: u32,
+    raw: Vec<u8>,
+}
+
+impl Encoded {
+    /// Keeps an encoded list of `count` events from `first` on.
+    pub fn new(first: SequenceNumber, count: u32, raw: Vec<u8>) -> Self {
+        Self { first, count, raw }
+    }
+
+    /// Returns how many events there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Builds the events.
+    pub fn decode(&self) -> Vec<Event> {
+        batch::decode(&self.raw, self.first, self.count).unwrap_or_else(|error| {
+            // They were checked before they were stored.
+            tracing::error!(error = chain(&error), "stored events do not decode");
+            Vec::new()
+        })
+    }
+}
+
 /// Events that became durable together.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Arrival {
-    /// Where they came from.
-    pub stream: StreamKey,
-    /// The events.
-    pub events: Arc<[Event]>,
+    stream: StreamKey,
+    encoded: Encoded,
+    decoded: OnceLock<Vec<Event>>,
+}
+
+impl Arrival {
+    /// Makes an arrival.
+    pub fn new(stream: StreamKey, encoded: Encoded) -> Self {
+        Self {
+            stream,
+            encoded,
+            decoded: OnceLock::new(),
+        }
+    }
+
+    /// Returns where the events came from.
+    pub fn stream(&self) -> &StreamKey {
+        &self.stream
+    }
+
+    /// Returns the events; the first reader builds them for all, which takes
+    /// milliseconds.
+    pub fn events(&self) -> &[Event] {
+        self.decoded.get_or_init(|| self.encoded.decode())
+    }
 }
 
 /// An arrival and how many events came before it: what tells a reader how
 /// many it missed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Numbered {
     before: u64,
-    arrival: Arrival,
+    arrival: Arc<Arrival>,
 }
 
 /// Publishes arrivals.
 #[derive(Debug, Clone)]
 pub struct Tail {
-    sender: broadcast::Sender<Arc<Numbered>>,
+    sender: broadcast::Sender<Numbered>,
     published: Arc<AtomicU64>,
 }
 
@@ -58,11 +108,14 @@ impl Tail {
     /// Hands an arrival to every reader. Called by the writer only, so that
     /// numbers and arrivals come in one order.
     pub fn publish(&self, arrival: Arrival) {
-        let count = arrival.events.len() as u64;
+        let count = u64::from(arrival.encoded.count);
         let before = self.published.fetch_add(count, Ordering::Relaxed);
         if count > 0 {
             // Without readers there is nobody to tell.
-            let _ = self.sender.send(Arc::new(Numbered { before, arrival }));
+            let _ = self.sender.send(Numbered {
+                before,
+                arrival: Arc::new(arrival),
+            });
         }
     }
 
@@ -80,21 +133,22 @@ impl Tail {
 /// Reads arrivals.
 #[derive(Debug)]
 pub struct TailReader {
-    receiver: broadcast::Receiver<Arc<Numbered>>,
+    receiver: broadcast::Receiver<Numbered>,
     expected: Option<u64>,
 }
 
 impl TailReader {
     /// Waits for the next arrival; also returns how many events were missed
     /// before it. `None` when the collector stops.
-    pub async fn next(&mut self) -> Option<(u64, Arrival)> {
+    pub async fn next(&mut self) -> Option<(u64, Arc<Arrival>)> {
         loop {
             match self.receiver.recv().await {
                 Ok(numbered) => {
                     let expected = self.expected.unwrap_or(numbered.before);
-                    self.expected = Some(numbered.before + numbered.arrival.events.len() as u64);
+                    let count = u64::from(numbered.arrival.encoded.count);
+                    self.expected = Some(numbered.before + count);
                     let missed = numbered.before.saturating_sub(expected);
-                    return Some((missed, numbered.arrival.clone()));
+                    return Some((missed, numbered.arrival));
                 }
                 // The numbers say how much it was.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
@@ -110,10 +164,16 @@ mod tests {
     use crate::sample;
 
     fn arrival(first: u64, count: u64) -> Arrival {
-        Arrival {
-            stream: sample::stream(),
-            events: sample::events(first, count).into(),
-        }
+        let list = shrike_proto::wire::event::EventList {
+            events: sample::events(first, count)
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+        };
+        let raw = prost::Message::encode_to_vec(&list);
+        let count = u32::try_from(count).unwrap();
+        let encoded = Encoded::new(SequenceNumber(first), count, raw);
+        Arrival::new(sample::stream(), encoded)
     }
 
     #[tokio::test]
@@ -127,7 +187,7 @@ mod tests {
         }
         let (missed, next) = reader.next().await.unwrap();
         assert_eq!(missed, 30);
-        assert_eq!(next.events[0].sequence.0, 33);
+        assert_eq!(next.events()[0].sequence.0, 33);
     }
 
     #[tokio::test]
@@ -136,6 +196,6 @@ mod tests {
         tail.publish(arrival(1, 2));
         let mut reader = tail.subscribe();
         tail.publish(arrival(3, 2));
-        assert_eq!(reader.next().await.unwrap().1.events[0].sequence.0, 3);
+        assert_eq!(reader.next().await.unwrap().1.events()[0].sequence.0, 3);
     }
 }

@@ -1,6 +1,6 @@
 //! One live read over gRPC.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shrike_proto::{
     event::StoredEvent,
@@ -28,6 +28,7 @@ pub fn serve(
     stop: CancellationToken,
 ) -> mpsc::Receiver<Result<TailEventsResponse, Status>> {
     let mut reader = tail.subscribe();
+    let filter = Arc::new(filter);
     let (sender, receiver) = mpsc::channel(CHUNKS_QUEUED);
     tokio::spawn(async move {
         let mut missed = 0;
@@ -44,7 +45,18 @@ pub fn serve(
                 Ok(None) => return,
                 Ok(Some((missed_before, arrival))) => {
                     missed += missed_before;
-                    chunks(&filter, &arrival, &mut missed)
+                    let filter = Arc::clone(&filter);
+                    // Building the events may take milliseconds.
+                    let matched =
+                        tokio::task::spawn_blocking(move || matching(&filter, &arrival)).await;
+                    let Ok(matched) = matched else { return };
+                    matched
+                        .into_iter()
+                        .map(|events| TailEventsResponse {
+                            events,
+                            skipped: std::mem::take(&mut missed),
+                        })
+                        .collect()
                 }
                 Err(_) if missed > 0 => vec![TailEventsResponse {
                     events: Vec::new(),
@@ -62,28 +74,27 @@ pub fn serve(
     receiver
 }
 
-fn chunks(filter: &Filter, arrival: &Arrival, missed: &mut u64) -> Vec<TailEventsResponse> {
+/// Returns the events that are asked for, cut into messages.
+fn matching(filter: &Filter, arrival: &Arrival) -> Vec<Vec<admin::StoredEvent>> {
+    let stream = arrival.stream();
+    if !filter.selects_node(&stream.node) {
+        return Vec::new();
+    }
     let mut chunk = Chunk::default();
-    let mut chunks: Vec<Vec<admin::StoredEvent>> = arrival
-        .events
+    let mut chunks: Vec<_> = arrival
+        .events()
         .iter()
-        .filter(|event| filter.matches(&arrival.stream.node, event))
+        .filter(|event| filter.matches(&stream.node, event))
         .filter_map(|event| {
             let stored = StoredEvent {
-                node: arrival.stream.node.clone(),
-                epoch: arrival.stream.epoch,
+                node: stream.node.clone(),
+                epoch: stream.epoch,
                 event: event.clone(),
             };
             chunk.push(stored.into())
         })
         .collect();
     chunks.push(chunk.take());
+    chunks.retain(|events| !events.is_empty());
     chunks
-        .into_iter()
-        .filter(|events| !events.is_empty())
-        .map(|events| TailEventsResponse {
-            events,
-            skipped: std::mem::take(missed),
-        })
-        .collect()
 }

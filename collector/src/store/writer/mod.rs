@@ -20,7 +20,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use shrike_proto::{event::Event, id::SequenceNumber, ledger::Ledger};
+use shrike_proto::{id::SequenceNumber, ledger::Ledger};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::Span;
 
@@ -31,7 +31,7 @@ use super::{
     piece::Piece,
     stream::{LostRange, StreamKey},
 };
-use crate::tail::Tail;
+use crate::tail::{Encoded, Tail};
 use thread::WriterThread;
 
 /// Requests that wait for a commit: each session has at most its credit in
@@ -54,7 +54,7 @@ pub struct Append {
     /// The events, compressed.
     pub pieces: Vec<Piece>,
     /// The events, for live readers.
-    pub events: Arc<[Event]>,
+    pub events: Encoded,
     /// The batch's span.
     pub span: Span,
     /// Its share of the memory that batches may take, given back when it is

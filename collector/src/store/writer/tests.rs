@@ -103,18 +103,16 @@ fn world() -> World {
 
 impl World {
     async fn append(&self, parent: u64, count: u64) {
-        let events: Arc<[Event]> = sample::events(parent + 1, count).into();
+        let events = sample::events(parent + 1, count);
         let stream = sample::stream();
-        let sealed = shrike_proto::batch::seal(stream.epoch, events[0].sequence, events.to_vec());
-        let raw = shrike_proto::batch::unpack(&sealed).unwrap();
         let append = Append {
             stream,
             parent: SequenceNumber(parent),
             next: SequenceNumber(parent + count),
             lost: Vec::new(),
             ledger: None,
-            pieces: piece::cut(&sealed, raw.len(), &events, 0).unwrap(),
-            events,
+            pieces: piece::cut(&events).unwrap(),
+            events: Encoded::default(),
             span: Span::none(),
             share: None,
         };

@@ -326,10 +326,8 @@ impl WriterThread {
                 } => {
                     drop(span);
                     let _ = outcome.try_send(Outcome::Durable);
-                    self.tail.publish(Arrival {
-                        stream: append.stream,
-                        events: append.events,
-                    });
+                    self.tail
+                        .publish(Arrival::new(append.stream, append.events));
                 }
                 Waiting::Change(reply) => {
                     let _ = reply.send(Ok(()));
