@@ -9,7 +9,10 @@ use aya_ebpf::{
 };
 use shrike_agent_ebpf::{
     counter::Hook,
-    record::{Call, FLAG_COMPAT, FLAG_FROM_USER_MEMORY, FLAG_HAS_DIRECTORY, Kind, Open},
+    record::{
+        Call, FLAG_ASKED_TRUNCATED, FLAG_COMPAT, FLAG_FROM_USER_MEMORY, FLAG_HAS_DIRECTORY, Kind,
+        Open, PATH_BYTES_MAX,
+    },
 };
 
 use crate::{
@@ -206,7 +209,12 @@ fn report_failure(open: &progress::OpenInProgress, result: i32) {
         body.asked_length = asked_length as u16;
         body.path_length = 0;
         body.padding = 0;
-        let flags = open.flags | u32::from(FLAG_FROM_USER_MEMORY);
+        let mut flags = open.flags | u32::from(FLAG_FROM_USER_MEMORY);
+        // Of a path that the kernel refused as too long, the record holds as
+        // much as of the longest that it takes.
+        if asked_length == PATH_BYTES_MAX as u32 {
+            flags |= u32::from(FLAG_ASKED_TRUNCATED);
+        }
         emit::submit(slot, Hook::OpenCall as u32, flags, 0);
     }
     scratch::release(scratch);
