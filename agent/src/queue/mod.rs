@@ -337,23 +337,6 @@ impl Queue {
         Some(count)
     }
 
-    /// Puts a lost range before everything held: events that the collector
-    /// had acknowledged and does not have any longer.
-    pub fn lose_acknowledged(&mut self, durable: SequenceNumber) -> u64 {
-        let first = self.first_sequence().0;
-        let missing = first.saturating_sub(durable.0 + 1);
-        if missing > 0 {
-            self.under_way = 0;
-            self.entries.push_front(Entry::Lost(LostRange {
-                first: durable.0 + 1,
-                count: missing,
-                reason: LossReason::AgentQueueFull,
-                told: false,
-            }));
-        }
-        missing
-    }
-
     fn release(&mut self, entry: &Entry) {
         match entry {
             Entry::Batch(batch) => self.forget(batch),

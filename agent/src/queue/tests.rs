@@ -207,17 +207,6 @@ fn rewinding_to_a_batch_sends_it_and_what_follows_again() {
     assert_eq!(sent(&mut queue), [(3, 2, vec![]), (5, 2, vec![])]);
 }
 
-#[test]
-fn collector_that_forgot_is_told_what_is_missing() {
-    let mut queue = queue(100, 2);
-    fill(&mut queue, 4, Instant::now());
-    sent(&mut queue);
-    queue.acknowledge(SequenceNumber(2)).unwrap();
-    queue.rewind();
-    assert_eq!(queue.lose_acknowledged(SequenceNumber(0)), 2);
-    assert_eq!(sent(&mut queue), [(3, 2, vec![(1, 2)])]);
-}
-
 #[derive(Debug, Clone)]
 enum Step {
     Push(usize),

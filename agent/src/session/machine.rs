@@ -245,11 +245,13 @@ impl Session {
             self.abandon(&error.to_string(), now, &mut commands);
             return commands;
         }
-        let missing = self.queue.lose_acknowledged(durable);
-        if missing > 0 {
+        let first = self.queue.first_sequence().0;
+        if durable.0 + 1 < first {
+            // The hello said so; the collector accounts for them as missing
+            // from its store.
             tracing::error!(
-                missing,
-                "the collector's store lacks events that it had acknowledged"
+                missing = first - durable.0 - 1,
+                "the collector's store lacks events that were acknowledged"
             );
         }
         tracing::info!(
@@ -381,11 +383,15 @@ impl Session {
         self.advance(now)
     }
 
-    /// Says whether nothing waits any longer, the ledger included while there
-    /// is a session to tell it.
+    /// Says whether nothing waits any longer for the collector's answer, the
+    /// ledger included while there is a session to tell it.
     pub fn is_drained(&self) -> bool {
-        let told = !matches!(self.state, State::Streaming { .. })
-            || self.ledger_sent.as_ref() == Some(&self.ledger);
+        let told = match self.state {
+            State::Streaming { bare, .. } => {
+                bare.is_none() && self.ledger_sent.as_ref() == Some(&self.ledger)
+            }
+            State::Waiting { .. } | State::Opening { .. } => true,
+        };
         self.queue.is_empty() && told
     }
 

@@ -305,6 +305,38 @@ fn stop_sends_what_is_open_and_is_drained_by_the_acknowledgement() {
     assert!(session.is_drained());
 }
 
+#[test]
+fn stop_waits_for_the_answer_to_the_last_ledger() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let (attempt, _) = streaming(&mut session, 0, now);
+    session.handle_ack(attempt, &ack(0), now);
+    session.set_ledger(Ledger {
+        seen: 7,
+        ..Ledger::default()
+    });
+    assert_eq!(session.handle_stop(now).len(), 1);
+    assert!(!session.is_drained());
+    session.handle_ack(attempt, &ack(0), now);
+    assert!(session.is_drained());
+}
+
+#[test]
+fn collector_with_an_empty_store_gets_what_is_held() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 4, now);
+    let (attempt, _) = streaming(&mut session, 0, now);
+    session.handle_ack(attempt, &ack(2), now);
+    session.handle_closed(attempt, "replaced", now);
+    let later = now + Duration::from_secs(11);
+    let (attempt, hello, _) = opened(&mut session, later);
+    assert_eq!(hello.first_sequence, 3);
+    let commands = session.handle_welcome(attempt, &welcome(0, 8), later);
+    assert_eq!(batches(&commands), [(3, 2)]);
+    assert!(session.queue().lost().is_empty());
+}
+
 /// A collector that stores what it should and is told apart from the agent by
 /// a network that may break at any moment.
 #[derive(Default)]
