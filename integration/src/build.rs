@@ -120,14 +120,25 @@ const VARIABLES: [&str; 4] = [
 ];
 
 impl Binaries {
+    /// Builds the programs, unless the environment names ready-made ones.
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub fn build(layout: &Layout, what: What) -> Result<Self> {
+        match Self::from_environment() {
+            Some(binaries) => Ok(binaries),
+            None => Self::from(run(layout, what)?),
+        }
+    }
+
     /// The variables that hand these programs to a test.
     pub fn environment(&self) -> [(&'static str, &Path); 4] {
         let paths = [&*self.agent, &*self.collector, &*self.ctl, &*self.guest];
         std::array::from_fn(|index| (VARIABLES[index], paths[index]))
     }
 
-    /// The programs that [`Self::environment`] handed over; `None` outside
-    /// `cargo xtask test`.
+    /// The programs that [`Self::environment`] handed over; `None` where
+    /// nobody did.
     pub fn from_environment() -> Option<Self> {
         let [agent, collector, ctl, guest] = VARIABLES.map(std::env::var_os);
         Some(Self {
@@ -139,10 +150,7 @@ impl Binaries {
     }
 
     /// Picks the programs from what a build made.
-    ///
-    /// # Errors
-    /// When one of them is missing.
-    pub fn from(mut executables: BTreeMap<String, PathBuf>) -> Result<Self> {
+    fn from(mut executables: BTreeMap<String, PathBuf>) -> Result<Self> {
         let mut take = |name: &str| {
             executables
                 .remove(name)

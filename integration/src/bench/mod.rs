@@ -19,7 +19,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
-use crate::build::{self, Binaries, What};
+use crate::build::{Binaries, What};
 use crate::layout::Layout;
 use crate::setup::{self, Kernel, Need};
 
@@ -45,7 +45,7 @@ impl Part {
 /// When a part cannot be measured, or the file not be written.
 pub fn run(layout: &Layout, parts: &[Part], json: Option<&Path>) -> Result<()> {
     setup::prepare(layout, Need::Machines)?;
-    let binaries = Binaries::from(build::run(layout, What::Release)?)?;
+    let binaries = Binaries::build(layout, What::Release)?;
     let mut figures = Map::new();
     for part in parts {
         let (name, value) = match part {

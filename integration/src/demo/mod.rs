@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::build::{self, Binaries, What};
+use crate::build::{Binaries, What};
 use crate::fleet::Fleet;
 use crate::layout::Layout;
 use crate::setup::{self, Need};
@@ -37,7 +37,7 @@ pub enum Afterwards {
 pub fn run(layout: &Layout, afterwards: Afterwards) -> Result<()> {
     let started = Instant::now();
     setup::prepare(layout, Need::Machines)?;
-    let binaries = Binaries::from(build::run(layout, What::Development)?)?;
+    let binaries = Binaries::build(layout, What::Development)?;
     let prepared = started.elapsed();
 
     heading("a collector, two machines, two agents");

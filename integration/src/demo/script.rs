@@ -54,7 +54,12 @@ fn watch_live(fleet: &Fleet, seen: &mut Vec<String>) -> Result<()> {
     drop(tail);
     for (node, mark) in fleet.nodes.iter().zip(&marks) {
         let lines = said.lines().filter(|line| line.contains(node.name()));
-        let interesting = |line: &&str| line.contains(&**mark) || line.contains("debian_version");
+        // Not the script that was handed to the shell, nor its way along PATH.
+        let interesting = |line: &&str| {
+            (line.contains(&**mark) || line.contains("debian_version"))
+                && !line.contains("sh -c")
+                && !line.contains("ENOENT")
+        };
         for line in lines.filter(interesting).take(LINES_SHOWN) {
             println!("  {line}");
         }

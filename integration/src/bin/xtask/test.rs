@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use shrike_integration::build::{self, Binaries, What};
+use shrike_integration::build::{Binaries, What};
 use shrike_integration::layout::Layout;
 use shrike_integration::setup::{self, Need};
 
@@ -26,7 +26,7 @@ impl Test {
     /// Runs them; the last thing printed is the end-to-end tests' summary.
     pub fn run(self, layout: &Layout) -> Result<ExitCode> {
         setup::prepare(layout, Need::Machines)?;
-        let binaries = Binaries::from(build::run(layout, What::Tests)?)?;
+        let binaries = Binaries::build(layout, What::Tests)?;
         let mut passed = true;
         if !self.machines_only {
             // Without the programs' places the end-to-end claims are listed
