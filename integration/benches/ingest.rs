@@ -44,7 +44,11 @@ fn main() -> Result<()> {
         .map(|(node, number)| Prepared::encode(node, number, plan.events / plan.nodes.len() as u64))
         .collect();
     let events: u64 = sessions.iter().map(|session| session.last).sum();
-    let bytes: usize = sessions.iter().flat_map(|s| &s.batches).map(|b| b.payload.len()).sum();
+    let bytes: usize = sessions
+        .iter()
+        .flat_map(|s| &s.batches)
+        .map(|b| b.payload.len())
+        .sum();
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -72,7 +76,8 @@ impl Plan {
         let Ok(address) = std::env::var("SHRIKE_BENCH_COLLECTOR") else {
             return Ok(None);
         };
-        let variable = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
+        let variable =
+            |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
         Ok(Some(Self {
             address,
             pki: variable("SHRIKE_BENCH_PKI")?.into(),
@@ -103,11 +108,18 @@ impl Prepared {
         let mut next = 1;
         while next <= events {
             let end = (next + BATCH_EVENTS).min(events + 1);
-            let list = (next..end).map(|sequence| event(sequence, &mut random)).collect();
+            let list = (next..end)
+                .map(|sequence| event(sequence, &mut random))
+                .collect();
             batches.push(batch::seal(epoch, SequenceNumber(next), list));
             next = end;
         }
-        Self { node: node.to_owned(), epoch, batches, last: events }
+        Self {
+            node: node.to_owned(),
+            epoch,
+            batches,
+            last: events,
+        }
     }
 }
 
@@ -196,7 +208,9 @@ async fn stream(plan: Arc<Plan>, session: Prepared, start: Arc<Barrier>) -> Resu
 }
 
 fn message(message: request::Message) -> StreamEventsRequest {
-    StreamEventsRequest { message: Some(message) }
+    StreamEventsRequest {
+        message: Some(message),
+    }
 }
 
 fn tls(pki: &Path, node: &str) -> Result<Arc<rustls::ClientConfig>> {
@@ -225,13 +239,21 @@ fn event(sequence: u64, random: &mut Random) -> Event {
     let exe = PROGRAMS[random.below(8)];
     let comm = exe.rsplit('/').next().unwrap_or_default();
     let pid = 1000 + random.below(400) as u32;
-    let path = format!("/var/lib/app/{:02}/file-{:04}.dat", random.below(40), random.below(900));
+    let path = format!(
+        "/var/lib/app/{:02}/file-{:04}.dat",
+        random.below(40),
+        random.below(900)
+    );
     let fact = match random.below(20) {
         0 => Fact::Exec(Exec {
             syscall: "execve".to_owned(),
             path_as_asked: exe.as_bytes().to_vec(),
             file: Some(file(exe, random)),
-            argv: vec![comm.as_bytes().to_vec(), b"--config".to_vec(), path.into_bytes()],
+            argv: vec![
+                comm.as_bytes().to_vec(),
+                b"--config".to_vec(),
+                path.into_bytes(),
+            ],
             directory_fd: -100,
             ..Exec::default()
         }),

@@ -58,7 +58,13 @@ impl What {
             // so that it compiles nothing again; only that it leaves out the
             // programs of crates without tests of their own.
             Self::Tests => &["build", "--workspace", "--bins", "--tests"],
-            Self::Guest => &["build", "--package", "shrike-integration", "--bin", "shrike-guest"],
+            Self::Guest => &[
+                "build",
+                "--package",
+                "shrike-integration",
+                "--bin",
+                "shrike-guest",
+            ],
         }
     }
 }

@@ -29,10 +29,21 @@ pub(super) fn run(layout: &Layout, binaries: &Binaries) -> Result<Value> {
         let ran = node
             .machine
             .command("/usr/lib/shrike/guest")
-            .args(["work", "opens", "--threads", "2", "--count", &OPENS.to_string()])
+            .args([
+                "work",
+                "opens",
+                "--threads",
+                "2",
+                "--count",
+                &OPENS.to_string(),
+            ])
             .timeout(TIMEOUT)
             .run()?;
-        ensure!(ran.outcome == Outcome::SUCCESS, "the load: {}", ran.stderr_text());
+        ensure!(
+            ran.outcome == Outcome::SUCCESS,
+            "the load: {}",
+            ran.stderr_text()
+        );
         fleet.settle(TIMEOUT)?;
         let after = row()?;
         let report: Value = serde_json::from_str(&ran.stdout_text())?;

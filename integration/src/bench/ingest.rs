@@ -15,7 +15,10 @@ const EVENTS: u64 = 2_000_000;
 const NODES: [&str; 4] = ["bench-1", "bench-2", "bench-3", "bench-4"];
 
 pub(super) fn run(layout: &Layout, binaries: &Binaries) -> Result<Value> {
-    println!("\ningest: {EVENTS} events in encoded batches, {} sessions", NODES.len());
+    println!(
+        "\ningest: {EVENTS} events in encoded batches, {} sessions",
+        NODES.len()
+    );
     let folder = tempfile::tempdir().context("cannot create the collector's folder")?;
     let pki = folder.path().join("pki");
     let port = free_port()?;
@@ -53,7 +56,10 @@ pub(super) fn run(layout: &Layout, binaries: &Binaries) -> Result<Value> {
     collector.kill()?;
     collector.resume()?;
     let stored: u64 = ctl.nodes()?.iter().map(|node| node.stored).sum();
-    ensure!(stored == EVENTS, "{stored} of {EVENTS} events are in the store");
+    ensure!(
+        stored == EVENTS,
+        "{stored} of {EVENTS} events are in the store"
+    );
     println!(
         "  {:.0} events/s durable; all {EVENTS} there after the collector was killed",
         figures["events_per_second"].as_f64().unwrap_or(0.0)

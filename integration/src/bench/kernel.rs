@@ -45,7 +45,10 @@ spec:
 ";
 
 /// A load, and how often it is done in one run.
-const LOADS: [(&str, &str, u64); 2] = [("open_close", "opens", 20_000), ("fork_exec", "execs", 1_000)];
+const LOADS: [(&str, &str, u64); 2] = [
+    ("open_close", "opens", 20_000),
+    ("fork_exec", "execs", 1_000),
+];
 
 /// What the agent does while the load runs.
 const SETTINGS: [(&str, Option<&[&str]>); 3] = [
@@ -69,7 +72,9 @@ pub(super) fn run(layout: &Layout, binaries: &Binaries, kernel: Kernel) -> Resul
     for (load, words, count) in LOADS {
         let mut bare = 0.0;
         for (setting, arguments) in SETTINGS {
-            let agent = arguments.map(|arguments| start(&machine, arguments)).transpose()?;
+            let agent = arguments
+                .map(|arguments| start(&machine, arguments))
+                .transpose()?;
             let mut costs = Vec::new();
             measure(&machine, agent.as_ref(), words, count / 10)?;
             for _ in 0..RUNS {
@@ -100,7 +105,10 @@ fn start(machine: &Machine, arguments: &[&str]) -> Result<Job> {
     let job = machine.command("sh").args(["-c", &script]).spawn()?;
     job.wait_for(LOAD_TIMEOUT, "prints ready", |_, stderr| {
         let stderr = String::from_utf8_lossy(stderr);
-        stderr.lines().any(|line| line.trim() == "ready").then_some(())
+        stderr
+            .lines()
+            .any(|line| line.trim() == "ready")
+            .then_some(())
     })?;
     rest(machine, &job)?;
     Ok(job)
@@ -115,13 +123,19 @@ fn measure(machine: &Machine, agent: Option<&Job>, load: &str, count: u64) -> Re
         .args(["work", load, "--count", &count.to_string()])
         .timeout(LOAD_TIMEOUT)
         .run()?;
-    ensure!(ran.outcome == Outcome::SUCCESS, "the load: {}", ran.stderr_text());
+    ensure!(
+        ran.outcome == Outcome::SUCCESS,
+        "the load: {}",
+        ran.stderr_text()
+    );
     if let Some(agent) = agent {
         rest(machine, agent)?;
     }
     let after = spent(agent)?;
     let report: Value = serde_json::from_str(&ran.stdout_text()).context("the load's report")?;
-    let load = report["cpu_nanoseconds"].as_u64().context("the load's time")?;
+    let load = report["cpu_nanoseconds"]
+        .as_u64()
+        .context("the load's time")?;
     let nanoseconds = (load + (after - before)) as f64;
     Ok(nanoseconds / NANOSECONDS_PER_INSTRUCTION / count as f64)
 }
@@ -132,7 +146,9 @@ fn spent(machine: &Machine, agent: &Job) -> Result<u64> {
     text.lines()
         .map(|line| {
             let first = line.split(' ').next().unwrap_or_default();
-            first.parse::<u64>().with_context(|| format!("schedstat: {line}"))
+            first
+                .parse::<u64>()
+                .with_context(|| format!("schedstat: {line}"))
         })
         .sum()
 }

@@ -1,14 +1,14 @@
 //! After a demo that is kept: a prompt that runs commands on the nodes.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::Result;
 
 use crate::fleet::Fleet;
 use crate::vm::Outcome;
 
-/// Prints what to try and carries out commands until an empty line or the
-/// end of input.
+/// Prints what to try and carries out commands until an empty line; without
+/// anybody who could type one, until the process is ended.
 pub(super) fn run(fleet: &Fleet) -> Result<()> {
     println!("\n== kept running. In another terminal:\n");
     for (name, value) in fleet.ctl.environment() {
@@ -26,7 +26,18 @@ pub(super) fn run(fleet: &Fleet) -> Result<()> {
         print!("> ");
         std::io::stdout().flush()?;
         let mut line = String::new();
-        if stdin.read_line(&mut line)? == 0 || line.trim().is_empty() {
+        let read = stdin.read_line(&mut line)?;
+        if read == 0 && !std::io::stdin().is_terminal() {
+            // Started in the background: nobody can type, somebody may look.
+            println!(
+                "no input: running until process {} is ended",
+                std::process::id()
+            );
+            loop {
+                std::thread::park();
+            }
+        }
+        if line.trim().is_empty() {
             return Ok(());
         }
         let (node, command) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));

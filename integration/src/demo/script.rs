@@ -49,7 +49,10 @@ fn watch_live(fleet: &Fleet, seen: &mut Vec<String>) -> Result<()> {
         Ok(marks.iter().all(|mark| said.contains(mark)).then_some(said))
     });
     let said = shown.with_context(|| {
-        format!("the tail shows no events of both nodes; it shows:\n{}", tail.said())
+        format!(
+            "the tail shows no events of both nodes; it shows:\n{}",
+            tail.said()
+        )
     })?;
     drop(tail);
     for (node, mark) in fleet.nodes.iter().zip(&marks) {
@@ -88,7 +91,9 @@ fn push(fleet: &Fleet, seen: &mut Vec<String>) -> Result<()> {
         println!("  | {line}");
     }
     println!();
-    let ran = fleet.ctl.run(&["policy", "push", &file.display().to_string()])?;
+    let ran = fleet
+        .ctl
+        .run(&["policy", "push", &file.display().to_string()])?;
     for line in ran.stdout.lines().chain(ran.stderr.lines()) {
         println!("  {line}");
     }
@@ -146,12 +151,18 @@ fn show_receipts(fleet: &Fleet, seen: &mut Vec<String>) -> Result<()> {
 
 /// The event with a rule's kill verdict, and the exit that it led to.
 fn receipt(fleet: &Fleet, node: &Node, rule: &str) -> Result<Option<(Value, Value)>> {
-    let killed = fleet.ctl.events(&["--node", node.name(), "--verdict", "kill"])?;
+    let killed = fleet
+        .ctl
+        .events(&["--node", node.name(), "--verdict", "kill"])?;
     let verdict = killed.into_iter().rev().find(|event| {
         event["verdict"]["rule"] == rule && event["verdict"]["outcome"] == "signal-sent"
     });
-    let Some(verdict) = verdict else { return Ok(None) };
-    let exits = fleet.ctl.events(&["--node", node.name(), "--kind", "exit"])?;
+    let Some(verdict) = verdict else {
+        return Ok(None);
+    };
+    let exits = fleet
+        .ctl
+        .events(&["--node", node.name(), "--kind", "exit"])?;
     let exit = exits.into_iter().find(|exit| {
         exit["process"]["pid"] == verdict["process"]["pid"]
             && exit["process"]["start_boot_ns"] == verdict["process"]["start_boot_ns"]
@@ -166,7 +177,9 @@ fn receipt(fleet: &Fleet, node: &Node, rule: &str) -> Result<Option<(Value, Valu
 
 fn show_trace(fleet: &Fleet, seen: &mut Vec<String>) -> Result<()> {
     heading("the push as one OpenTelemetry trace, as rotel received it");
-    let complete = poll(ARRIVAL_TIMEOUT, || Ok(trace::of_the_push(&fleet.receiver.spans())));
+    let complete = poll(ARRIVAL_TIMEOUT, || {
+        Ok(trace::of_the_push(&fleet.receiver.spans()))
+    });
     let spans = complete.with_context(|| {
         let spans = fleet.receiver.spans();
         format!("the receiver has no whole trace of the push; it has {spans:#?}")
@@ -187,7 +200,11 @@ fn delete(fleet: &Fleet, seen: &mut Vec<String>) -> Result<()> {
     for line in ran.stdout.lines().chain(ran.stderr.lines()) {
         println!("  {line}");
     }
-    ensure!(ran.code == Some(0), "the deletion ended with {:?}", ran.code);
+    ensure!(
+        ran.code == Some(0),
+        "the deletion ended with {:?}",
+        ran.code
+    );
     poll(ARRIVAL_TIMEOUT, || {
         let nodes = fleet.ctl.nodes()?;
         let settled = nodes

@@ -80,7 +80,13 @@ mod tests {
             span("3", "2", "policy.map_update", "shrike-agent", "node-a"),
         ];
         assert_eq!(of_the_push(&spans), None);
-        spans.push(span("4", "2", "policy.map_update", "shrike-agent", "node-b"));
+        spans.push(span(
+            "4",
+            "2",
+            "policy.map_update",
+            "shrike-agent",
+            "node-b",
+        ));
         let whole = of_the_push(&spans).expect("every part is there");
         assert_eq!(whole.len(), 4);
         assert_eq!(

@@ -78,7 +78,10 @@ impl Collector {
         let port = self.port;
         poll(START_TIMEOUT, || {
             if let Some(status) = process.ended()? {
-                bail!("the collector ended ({status}); it said:\n{}", process.said());
+                bail!(
+                    "the collector ended ({status}); it said:\n{}",
+                    process.said()
+                );
             }
             Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok())
         })
@@ -97,7 +100,10 @@ impl Collector {
         };
         let status = process.terminate(STOP_TIMEOUT)?;
         if !status.success() {
-            bail!("the collector ended with {status}; it said:\n{}", process.said());
+            bail!(
+                "the collector ended with {status}; it said:\n{}",
+                process.said()
+            );
         }
         Ok(())
     }

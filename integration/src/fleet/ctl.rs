@@ -70,7 +70,10 @@ impl Ctl {
 
     /// The same CLI with another certificate of the same PKI folder.
     pub fn with_identity(&self, file_stem: &str) -> Self {
-        Self { identity: file_stem.to_owned(), ..self.clone() }
+        Self {
+            identity: file_stem.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Makes the CA.
@@ -211,7 +214,10 @@ impl NodeRow {
             }
         };
         Ok(Self {
-            name: node["name"].as_str().context("a node without a name")?.to_owned(),
+            name: node["name"]
+                .as_str()
+                .context("a node without a name")?
+                .to_owned(),
             events_connected: node["events_connected"] == true,
             control_connected: node["control_connected"] == true,
             desired_generation: number(&node["desired_generation"]),

@@ -94,9 +94,7 @@ impl Fleet {
         let machines: Vec<Result<Node>> = thread::scope(|scope| {
             let boots: Vec<_> = NODES
                 .iter()
-                .map(|(name, kernel)| {
-                    scope.spawn(|| Node::boot(layout, binaries, name, *kernel))
-                })
+                .map(|(name, kernel)| scope.spawn(|| Node::boot(layout, binaries, name, *kernel)))
                 .collect();
             let join = |boot: thread::ScopedJoinHandle<'_, _>| boot.join().expect("boots return");
             boots.into_iter().map(join).collect()
@@ -181,14 +179,19 @@ impl Fleet {
     /// # Errors
     /// When that takes longer than `timeout`.
     pub fn settle(&self, timeout: Duration) -> Result<()> {
-        let mark = format!("/tmp/settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
+        let mark = format!(
+            "/tmp/settled-{}",
+            self.settled.fetch_add(1, Ordering::Relaxed)
+        );
         for node in &self.nodes {
             node.machine.shell(&format!(": > {mark}"))?;
         }
         for node in &self.nodes {
             let filters = ["--node", node.name(), "--kind", "open", "--path", &mark];
-            poll(timeout, || Ok((!self.ctl.events(&filters)?.is_empty()).then_some(())))
-                .with_context(|| format!("what {} did does not arrive", node.name()))?;
+            poll(timeout, || {
+                Ok((!self.ctl.events(&filters)?.is_empty()).then_some(()))
+            })
+            .with_context(|| format!("what {} did does not arrive", node.name()))?;
         }
         let mut before = None;
         poll(timeout, || {
@@ -198,7 +201,9 @@ impl Fleet {
                 .iter()
                 .map(|node| (node.stored, node.seen - node.filtered))
                 .collect();
-            let rests = nodes.iter().all(|node| node.stored + node.lost_by_agent >= node.sequenced)
+            let rests = nodes
+                .iter()
+                .all(|node| node.stored + node.lost_by_agent >= node.sequenced)
                 && before.as_ref() == Some(&totals);
             before = Some(totals);
             if !rests {
@@ -206,7 +211,12 @@ impl Fleet {
             }
             Ok(rests.then_some(()))
         })
-        .with_context(|| format!("the nodes' ledgers do not come to rest: {:#?}", self.ctl.nodes()))
+        .with_context(|| {
+            format!(
+                "the nodes' ledgers do not come to rest: {:#?}",
+                self.ctl.nodes()
+            )
+        })
     }
 }
 

@@ -39,7 +39,10 @@ impl Node {
     ) -> Result<Self> {
         let spec = Spec::new(name, kernel).program(&binaries.agent, AGENT);
         let machine = Machine::boot(layout, &binaries.guest, spec)?;
-        Ok(Self { machine, agent: None })
+        Ok(Self {
+            machine,
+            agent: None,
+        })
     }
 
     /// Its name.
@@ -57,7 +60,8 @@ impl Node {
         ];
         for (to, from, mode) in files {
             let contents = fs::read(pki.join(&from)).with_context(|| format!("no {from}"))?;
-            self.machine.write(&format!("/etc/shrike/{to}"), mode, &contents)?;
+            self.machine
+                .write(&format!("/etc/shrike/{to}"), mode, &contents)?;
         }
         let otlp = receiver.endpoint(HOST);
         let config = format!(
@@ -91,7 +95,10 @@ impl Node {
     /// # Errors
     /// As [`start_agent`](Self::start_agent).
     pub fn start_agent_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
-        let mut command = self.machine.command(AGENT).args(["run", "--config", CONFIG]);
+        let mut command = self
+            .machine
+            .command(AGENT)
+            .args(["run", "--config", CONFIG]);
         for (name, value) in environment {
             command = command.env(name, value);
         }

@@ -92,7 +92,10 @@ impl Local {
             };
         }
         let child = offspring::spawn(wrapped)?;
-        Ok(Self { child, log: log.to_owned() })
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+        })
     }
 
     /// Its process id.

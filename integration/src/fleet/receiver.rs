@@ -56,7 +56,10 @@ impl Receiver {
             Ok(std::net::TcpStream::connect(("127.0.0.1", grpc)).ok())
         })
         .context("rotel does not listen")?;
-        Ok(Self { process, port: grpc })
+        Ok(Self {
+            process,
+            port: grpc,
+        })
     }
 
     /// Its address for someone who knows this machine as `host`.
@@ -175,7 +178,10 @@ Span #1
         assert_eq!(spans[0].name, "policy push");
         assert_eq!(spans[0].parent, spans[1].id);
         assert_eq!(spans[0].trace, spans[1].trace);
-        assert_eq!((&*spans[0].service, &*spans[0].instance), ("shrikectl", "ada"));
+        assert_eq!(
+            (&*spans[0].service, &*spans[0].instance),
+            ("shrikectl", "ada")
+        );
         assert_eq!(spans[1].name, "root: span");
         assert_eq!(spans[1].parent, "");
         assert_eq!(spans[1].service, "shrikectl");

@@ -28,7 +28,10 @@ mod tests {
 
     #[test]
     fn dependencies_are_read_in_order() {
-        check(b"\x7fELF..\0license=GPL\0depends=virtio,virtio_ring\0", &["virtio", "virtio_ring"]);
+        check(
+            b"\x7fELF..\0license=GPL\0depends=virtio,virtio_ring\0",
+            &["virtio", "virtio_ring"],
+        );
         check(b"\x7fELF..\0license=GPL\0depends=\0retpoline=Y\0", &[]);
         check(b"\x7fELF..", &[]);
         check(b"\0depends=cut", &[]);

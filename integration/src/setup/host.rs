@@ -19,13 +19,41 @@ struct Program {
 }
 
 const PROGRAMS: [Program; 7] = [
-    Program { name: "cc", package: "gcc", need: Need::Build },
-    Program { name: "dpkg", package: "dpkg", need: Need::Build },
-    Program { name: "qemu-system-x86_64", package: "qemu-system-x86", need: Need::Machines },
-    Program { name: "debootstrap", package: "debootstrap", need: Need::Machines },
-    Program { name: "mkfs.ext4", package: "e2fsprogs", need: Need::Machines },
-    Program { name: "xz", package: "xz-utils", need: Need::Machines },
-    Program { name: "setpriv", package: "util-linux", need: Need::Machines },
+    Program {
+        name: "cc",
+        package: "gcc",
+        need: Need::Build,
+    },
+    Program {
+        name: "dpkg",
+        package: "dpkg",
+        need: Need::Build,
+    },
+    Program {
+        name: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        need: Need::Machines,
+    },
+    Program {
+        name: "debootstrap",
+        package: "debootstrap",
+        need: Need::Machines,
+    },
+    Program {
+        name: "mkfs.ext4",
+        package: "e2fsprogs",
+        need: Need::Machines,
+    },
+    Program {
+        name: "xz",
+        package: "xz-utils",
+        need: Need::Machines,
+    },
+    Program {
+        name: "setpriv",
+        package: "util-linux",
+        need: Need::Machines,
+    },
 ];
 
 /// Checks the distribution and brings the programs that are missing.
@@ -52,7 +80,10 @@ pub fn prepare(need: Need) -> Result<()> {
         }
     }
     let user = if apt::is_root() { "root" } else { "not root" };
-    progress::ready("machine", &format!("Debian 12, {user}, every program is there"));
+    progress::ready(
+        "machine",
+        &format!("Debian 12, {user}, every program is there"),
+    );
     Ok(())
 }
 

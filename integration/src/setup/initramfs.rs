@@ -158,10 +158,25 @@ impl Archive {
         let name_size = u32::try_from(path.len() + 1).expect("paths are short");
         // inode, mode, uid, gid, links, mtime, size, device (2), rdev (2),
         // name size, checksum (unused by this format).
-        let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+        let fields = [
+            self.entries,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            size,
+            0,
+            0,
+            0,
+            0,
+            name_size,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
@@ -207,8 +222,13 @@ mod tests {
         }
         let available = find_modules(folder.path()).expect("modules");
         let mut loaded = Vec::new();
-        add_module("virtio_net", &available, &mut loaded, &mut Archive::default())
-            .expect("both are there");
+        add_module(
+            "virtio_net",
+            &available,
+            &mut loaded,
+            &mut Archive::default(),
+        )
+        .expect("both are there");
         assert_eq!(loaded, ["net_failover", "virtio_net"]);
     }
 }

@@ -99,8 +99,7 @@ pub(super) fn prepare(layout: &Layout, kernel: Kernel) -> Result<()> {
         fs::remove_dir_all(&folder)
             .with_context(|| format!("cannot remove {}", folder.display()))?;
     }
-    fs::rename(&partial, &folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
+    fs::rename(&partial, &folder).with_context(|| format!("cannot create {}", folder.display()))?;
     stamp(layout, &piece, FORMAT)?;
     step.done(&format!("{image_package} unpacked"));
     Ok(())
@@ -109,7 +108,9 @@ pub(super) fn prepare(layout: &Layout, kernel: Kernel) -> Result<()> {
 fn only_folder(parent: &Path) -> Result<PathBuf> {
     let mut folders = fs::read_dir(parent)
         .with_context(|| format!("the kernel package has no {}", parent.display()))?;
-    let first = folders.next().context("the kernel package has no modules")?;
+    let first = folders
+        .next()
+        .context("the kernel package has no modules")?;
     Ok(first?.path())
 }
 

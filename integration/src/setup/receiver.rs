@@ -48,10 +48,17 @@ pub fn prepare(layout: &Layout) -> Result<()> {
         progress::ready("receiver", "rotel");
         return Ok(());
     }
-    let mut step = Step::start("receiver", "fetching rotel, an OpenTelemetry receiver, from PyPI");
+    let mut step = Step::start(
+        "receiver",
+        "fetching rotel, an OpenTelemetry receiver, from PyPI",
+    );
     let environment = layout.prepared().join("rotel.partial");
     fresh_folder(&environment)?;
-    outside::finish(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+    outside::finish(
+        Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(&environment),
+    )?;
     step.update("fetching rotel, an OpenTelemetry receiver, from PyPI");
     outside::finish(
         Command::new(environment.join("bin/pip"))

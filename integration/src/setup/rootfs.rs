@@ -61,7 +61,17 @@ pub fn prepare(layout: &Layout) -> Result<()> {
     let mkfs = outside::which("mkfs.ext4").context("mkfs.ext4 is missing")?;
     outside::finish(
         Command::new(mkfs)
-            .args(["-q", "-F", "-L", "shrike", "-m", "0", "-O", "^has_journal", "-d"])
+            .args([
+                "-q",
+                "-F",
+                "-L",
+                "shrike",
+                "-m",
+                "0",
+                "-O",
+                "^has_journal",
+                "-d",
+            ])
             .arg(&folder)
             .arg(&partial)
             .arg(IMAGE_SIZE),
@@ -122,7 +132,12 @@ fn mirror() -> Option<String> {
 }
 
 fn trim(root: &Path) -> Result<()> {
-    for folder in ["var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"] {
+    for folder in [
+        "var/cache/apt/archives",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+    ] {
         let folder = root.join(folder);
         if folder.exists() {
             fresh_folder(&folder)?;

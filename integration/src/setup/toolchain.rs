@@ -99,7 +99,10 @@ fn compiler_works(root: &Path) -> bool {
 }
 
 fn linker_works(folder: &Path) -> bool {
-    runs(&folder.join("bpf-linker/bin/bpf-linker"), &folder.join("root"))
+    runs(
+        &folder.join("bpf-linker/bin/bpf-linker"),
+        &folder.join("root"),
+    )
 }
 
 fn unpack_compiler(folder: &Path) -> Result<()> {
@@ -118,8 +121,7 @@ fn unpack_compiler(folder: &Path) -> Result<()> {
         );
     }
     if root.exists() {
-        fs::remove_dir_all(&root)
-            .with_context(|| format!("cannot remove {}", root.display()))?;
+        fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
     }
     fs::rename(&partial, &root).with_context(|| format!("cannot create {}", root.display()))?;
     step.done("Debian's rustc for eBPF and LLVM 22 unpacked");
@@ -147,7 +149,10 @@ fn unpack_missing_libraries(root: &Path, step: &mut Step) -> Result<()> {
         // The C library of the machine and that of a package must not mix.
         wanted.remove("libc6");
         if wanted.is_empty() {
-            bail!("the unpacked compiler lacks libraries: {}", missing.join(" "));
+            bail!(
+                "the unpacked compiler lacks libraries: {}",
+                missing.join(" ")
+            );
         }
         let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
         apt::unpack(&names, root, step)?;
@@ -183,7 +188,14 @@ fn build_linker(folder: &Path) -> Result<()> {
     step.hand_over();
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"])
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            LINKER_VERSION,
+            "--locked",
+            "--force",
+        ])
         .args(["--no-default-features", "--features", "llvm-22", "--root"])
         .arg(&install)
         .env("LLVM_PREFIX", root.join("usr/lib/llvm-22"))

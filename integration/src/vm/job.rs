@@ -111,12 +111,23 @@ impl Job {
     /// # Errors
     /// When the machine is gone.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        self.link.send(&Request::Signal { id: self.id, signal }, &[])
+        self.link.send(
+            &Request::Signal {
+                id: self.id,
+                signal,
+            },
+            &[],
+        )
     }
 
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
-        self.state.facts.lock().expect("no holder panics").end.is_some()
+        self.state
+            .facts
+            .lock()
+            .expect("no holder panics")
+            .end
+            .is_some()
     }
 
     /// Waits for its end.
@@ -137,12 +148,22 @@ impl Job {
 
     /// Its stdout so far.
     pub fn stdout(&self) -> Vec<u8> {
-        self.state.facts.lock().expect("no holder panics").stdout.clone()
+        self.state
+            .facts
+            .lock()
+            .expect("no holder panics")
+            .stdout
+            .clone()
     }
 
     /// Its stderr so far.
     pub fn stderr(&self) -> Vec<u8> {
-        self.state.facts.lock().expect("no holder panics").stderr.clone()
+        self.state
+            .facts
+            .lock()
+            .expect("no holder panics")
+            .stderr
+            .clone()
     }
 
     /// Waits until `found` finds what it looks for in stdout and stderr.

@@ -37,8 +37,8 @@ pub use tar::Placed;
 pub use wire::Outcome;
 
 use crate::layout::Layout;
-use crate::{offspring, outside};
 use crate::setup::Kernel;
+use crate::{offspring, outside};
 use job::JobState;
 use wire::{Reply, Request};
 
@@ -154,7 +154,11 @@ impl Machine {
         let command = qemu::command(layout, &spec, accel, folder.path())?;
         let mut qemu = offspring::spawn(command)?;
 
-        match Self::connect(&mut qemu, &folder.path().join(qemu::SOCKET), started + timeout) {
+        match Self::connect(
+            &mut qemu,
+            &folder.path().join(qemu::SOCKET),
+            started + timeout,
+        ) {
             Ok((link, release)) => Ok(Self {
                 name: spec.name,
                 kernel: spec.kernel,
@@ -201,11 +205,12 @@ impl Machine {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-        let (hello, _) = wire::receive::<Reply>(&mut stream).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!("its runner is silent"),
-            ErrorKind::UnexpectedEof => anyhow!("QEMU ended before its runner spoke"),
-            _ => error.into(),
-        })?;
+        let (hello, _) =
+            wire::receive::<Reply>(&mut stream).map_err(|error| match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!("its runner is silent"),
+                ErrorKind::UnexpectedEof => anyhow!("QEMU ended before its runner spoke"),
+                _ => error.into(),
+            })?;
         let Reply::Hello { release } = hello else {
             bail!("its runner began with {hello:?}");
         };
@@ -275,7 +280,14 @@ impl Machine {
     /// # Errors
     /// When the machine cannot write it, or is gone.
     pub fn write(&self, path: &str, mode: u32, contents: &[u8]) -> Result<()> {
-        let job = self.start(|id| Request::Write { id, path: path.to_owned(), mode }, contents)?;
+        let job = self.start(
+            |id| Request::Write {
+                id,
+                path: path.to_owned(),
+                mode,
+            },
+            contents,
+        )?;
         job.transferred()
             .with_context(|| format!("cannot write {path} on {}", self.name))?;
         Ok(())
@@ -286,7 +298,13 @@ impl Machine {
     /// # Errors
     /// When the machine cannot read it, or is gone.
     pub fn read(&self, path: &str) -> Result<Vec<u8>> {
-        let job = self.start(|id| Request::Read { id, path: path.to_owned() }, &[])?;
+        let job = self.start(
+            |id| Request::Read {
+                id,
+                path: path.to_owned(),
+            },
+            &[],
+        )?;
         job.transferred()
             .with_context(|| format!("cannot read {path} on {}", self.name))
     }
@@ -333,10 +351,7 @@ impl Link {
     }
 
     fn read(&self, mut stream: UnixStream) {
-        loop {
-            let Ok((reply, payload)) = wire::receive::<Reply>(&mut stream) else {
-                break;
-            };
+        while let Ok((reply, payload)) = wire::receive::<Reply>(&mut stream) {
             let (Reply::Started { id, .. }
             | Reply::Stdout { id }
             | Reply::Stderr { id }
@@ -424,7 +439,9 @@ impl MachineCommand<'_> {
     pub fn spawn(self) -> Result<Job> {
         let shown = self.argv.join(" ");
         let (argv, env) = (self.argv, self.env);
-        let job = self.machine.start(|id| Request::Spawn { id, argv, env }, &[])?;
+        let job = self
+            .machine
+            .start(|id| Request::Spawn { id, argv, env }, &[])?;
         job.started()
             .with_context(|| format!("on {}: `{shown}` does not start", self.machine.name))?;
         Ok(job)

@@ -31,7 +31,13 @@ pub(super) fn command(
     let in_folder = |name: &str| quoted(&folder.join(name));
 
     let mut command = offspring::mortal(qemu.as_os_str());
-    command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
     match (accel, spec.clock) {
         (_, Clock::Instructions) => {
             command.args(["-accel", "tcg", "-icount", "shift=1,sleep=off", "-smp", "1"]);
@@ -54,7 +60,12 @@ pub(super) fn command(
             spec.name
         ),
     ]);
-    disk(&mut command, "root", &quoted(&layout.rootfs()), "snapshot=on");
+    disk(
+        &mut command,
+        "root",
+        &quoted(&layout.rootfs()),
+        "snapshot=on",
+    );
     disk(&mut command, "files", &in_folder("files"), "readonly=on");
     // No romfile: the network boot ROMs are a package of their own.
     command.args(["-netdev", "user,id=net"]);
@@ -62,7 +73,10 @@ pub(super) fn command(
     command.args(["-device", "virtio-serial-pci"]);
     command.args([
         "-chardev",
-        &format!("socket,id=runner,path={},server=on,wait=off", in_folder(SOCKET)),
+        &format!(
+            "socket,id=runner,path={},server=on,wait=off",
+            in_folder(SOCKET)
+        ),
         "-device",
         &format!("virtserialport,chardev=runner,name={}", wire::PORT),
         "-chardev",

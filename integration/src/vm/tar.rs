@@ -102,7 +102,11 @@ mod tests {
         let disk = folder.path().join("disk");
         let files = [
             Placed::program(&from, "/usr/bin/one"),
-            Placed { from, to: "/etc/two".into(), mode: 0o600 },
+            Placed {
+                from,
+                to: "/etc/two".into(),
+                mode: 0o600,
+            },
         ];
         let mut out = fs::File::create(&disk).expect("a disk");
         write(&files, &mut out).expect("packed");

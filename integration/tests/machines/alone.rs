@@ -40,7 +40,10 @@ fn watch(fixture: &mut Fixture) -> Result<()> {
             .spawn()?;
         job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
             let stderr = String::from_utf8_lossy(stderr);
-            stderr.lines().any(|line| line.trim() == "ready").then_some(())
+            stderr
+                .lines()
+                .any(|line| line.trim() == "ready")
+                .then_some(())
         })?;
         insist(&machine, &["cat", "/etc/debian_version"], Outcome::SUCCESS)?;
         insist(&machine, &["nc", "-h"], Outcome::Signal(9))?;
@@ -50,10 +53,17 @@ fn watch(fixture: &mut Fixture) -> Result<()> {
         })?;
         job.signal(TERMINATE)?;
         let finished = job.wait(READY_TIMEOUT)?;
-        ensure!(finished.outcome == Outcome::SUCCESS, "watch: {:?}", finished.outcome);
+        ensure!(
+            finished.outcome == Outcome::SUCCESS,
+            "watch: {:?}",
+            finished.outcome
+        );
         for line in finished.stdout_text().lines() {
             let event: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
-            ensure!(event["kind"].is_string() && event["process"]["pid"].is_u64(), "{event}");
+            ensure!(
+                event["kind"].is_string() && event["process"]["pid"].is_u64(),
+                "{event}"
+            );
         }
         ensure!(
             finished.stdout_text().contains("/etc/debian_version"),
@@ -69,8 +79,15 @@ fn without_btf(fixture: &mut Fixture) -> Result<()> {
     machine.shell("mount -t tmpfs tmpfs /sys/kernel/btf")?;
     let ran = machine.command("shrike-agent").arg("watch").run()?;
     let said = ran.stderr_text();
-    ensure!(ran.outcome == Outcome::Code(5), "{:?}:\n{said}", ran.outcome);
-    ensure!(said.contains("CONFIG_DEBUG_INFO_BTF"), "the option is not named:\n{said}");
+    ensure!(
+        ran.outcome == Outcome::Code(5),
+        "{:?}:\n{said}",
+        ran.outcome
+    );
+    ensure!(
+        said.contains("CONFIG_DEBUG_INFO_BTF"),
+        "the option is not named:\n{said}"
+    );
     ensure!(!said.contains("panicked"), "it panicked:\n{said}");
     Ok(())
 }

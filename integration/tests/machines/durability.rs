@@ -11,7 +11,10 @@ use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT};
 pub const CLAIMS: &[Claim] = &[
     Claim("a_stopped_and_restarted_collector_loses_nothing", stopped),
     Claim("a_crashed_collector_loses_and_doubles_nothing", crashed),
-    Claim("a_policy_stays_in_force_while_the_collector_is_away", enforcement_goes_on),
+    Claim(
+        "a_policy_stays_in_force_while_the_collector_is_away",
+        enforcement_goes_on,
+    ),
     Claim("a_restarted_agent_goes_on_where_it_was", restarted_agent),
 ];
 
@@ -43,9 +46,18 @@ fn each_once(fixture: &Fixture, mark: &str) -> Result<()> {
                 .collect();
             (paths.len() >= FILES).then_some(paths)
         })?;
-        ensure!(paths.len() == FILES, "{} has {} opens", node.name(), paths.len());
+        ensure!(
+            paths.len() == FILES,
+            "{} has {} opens",
+            node.name(),
+            paths.len()
+        );
         let found: BTreeSet<String> = paths.into_iter().collect();
-        ensure!(found == expected, "{} has other opens than were made", node.name());
+        ensure!(
+            found == expected,
+            "{} has other opens than were made",
+            node.name()
+        );
     }
     Ok(())
 }
@@ -91,7 +103,9 @@ fn enforcement_goes_on(fixture: &mut Fixture) -> Result<()> {
         super::fixture::insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
         let filters = ["--node", node.name(), "--verdict", "kill"];
         fixture.wait_for_events(&filters, |events| {
-            let ours = events.iter().filter(|event| event["verdict"]["policy"] == "lasting");
+            let ours = events
+                .iter()
+                .filter(|event| event["verdict"]["policy"] == "lasting");
             (ours.count() >= 2).then_some(())
         })?;
     }
@@ -109,7 +123,11 @@ fn restarted_agent(fixture: &mut Fixture) -> Result<()> {
             "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; \
              cat /sys/kernel/debug/kprobes/list; ls /sys/fs/bpf",
         )?;
-        ensure!(left.trim().is_empty(), "on {} is left behind:\n{left}", node.name());
+        ensure!(
+            left.trim().is_empty(),
+            "on {} is left behind:\n{left}",
+            node.name()
+        );
         node.start_agent()?;
     }
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;

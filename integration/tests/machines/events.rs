@@ -9,9 +9,18 @@ use shrike_integration::vm::Outcome;
 
 pub const CLAIMS: &[Claim] = &[
     Claim("every_program_loads_on_both_kernels", every_program_loads),
-    Claim("events_of_a_known_workload_are_complete_and_in_order", known_workload),
-    Claim("fields_of_an_open_are_what_the_program_asked_for", open_fields),
-    Claim("fields_of_an_exec_are_what_the_program_asked_for", exec_fields),
+    Claim(
+        "events_of_a_known_workload_are_complete_and_in_order",
+        known_workload,
+    ),
+    Claim(
+        "fields_of_an_open_are_what_the_program_asked_for",
+        open_fields,
+    ),
+    Claim(
+        "fields_of_an_exec_are_what_the_program_asked_for",
+        exec_fields,
+    ),
     Claim("failed_opens_and_execs_carry_their_errno", failures),
     Claim("exit_codes_and_signals_are_reported", exits),
     Claim("every_event_has_its_own_place_in_the_sequence", sequence),
@@ -26,10 +35,19 @@ fn every_program_loads(fixture: &mut Fixture) -> Result<()> {
         let shown: Value = serde_json::from_str(&shown.stdout)?;
         let hooks = find(&shown, "hooks").and_then(Value::as_array);
         let hooks = hooks.with_context(|| format!("no hooks in {shown}"))?;
-        ensure!(hooks.len() >= 10, "{} reports {} hooks", node.name(), hooks.len());
+        ensure!(
+            hooks.len() >= 10,
+            "{} reports {} hooks",
+            node.name(),
+            hooks.len()
+        );
         for hook in hooks.iter().filter(|hook| hook["required"] == true) {
             let attached = hook["attached_as"].as_str().unwrap_or("");
-            ensure!(!attached.is_empty(), "on {} is not attached: {hook}", node.name());
+            ensure!(
+                !attached.is_empty(),
+                "on {} is not attached: {hook}",
+                node.name()
+            );
         }
         let said = node.agent_said();
         ensure!(!said.contains("panicked"), "the agent panicked:\n{said}");
@@ -63,7 +81,11 @@ fn known_workload(fixture: &mut Fixture) -> Result<()> {
             )
             .as_bytes(),
         )?;
-        insist(&node.machine, &["python3", &format!("{folder}/work.py")], Outcome::SUCCESS)?;
+        insist(
+            &node.machine,
+            &["python3", &format!("{folder}/work.py")],
+            Outcome::SUCCESS,
+        )?;
         let prefix = format!("{folder}/file-");
         let filters = ["--node", node.name(), "--kind", "open", "--path", &prefix];
         let events = fixture.wait_for_events(&filters, |events| {
@@ -111,7 +133,11 @@ fn open_fields(fixture: &mut Fixture) -> Result<()> {
              os.close(os.open('link/../link/new', os.O_CREAT | os.O_RDWR | os.O_EXCL, 0o604))\n\
              st = os.stat('link/new'); print(st.st_ino)\n"
         );
-        let ran = node.machine.command("python3").args(["-c", &script]).run()?;
+        let ran = node
+            .machine
+            .command("python3")
+            .args(["-c", &script])
+            .run()?;
         ensure!(ran.outcome == Outcome::SUCCESS, "{}", ran.stderr_text());
         let inode: u64 = ran.stdout_text().trim().parse().context("an inode")?;
 
@@ -147,7 +173,11 @@ fn open_fields(fixture: &mut Fixture) -> Result<()> {
             "user": "www-data",
             "comm": "python3",
         });
-        ensure!(found == expected, "on {}: {found}\nexpected {expected}", node.name());
+        ensure!(
+            found == expected,
+            "on {}: {found}\nexpected {expected}",
+            node.name()
+        );
     }
     Ok(())
 }
@@ -170,13 +200,27 @@ fn exec_fields(fixture: &mut Fixture) -> Result<()> {
         })?;
         let exec = &event["exec"];
         let argv = json!(["/bin/sh", script, "one", "two words", "", "\u{fc}nicode"]);
-        ensure!(exec["argv"] == argv, "argv is {}, expected {argv}", exec["argv"]);
-        ensure!(exec["argv_truncated"] == false, "a short argv is flagged: {exec}");
+        ensure!(
+            exec["argv"] == argv,
+            "argv is {}, expected {argv}",
+            exec["argv"]
+        );
+        ensure!(
+            exec["argv_truncated"] == false,
+            "a short argv is flagged: {exec}"
+        );
         let syscall = exec["syscall"].as_str().unwrap_or("");
         ensure!(syscall == "execve", "the system call is {syscall:?}");
-        ensure!(event["process"]["comm"] == "claim-exec.sh", "comm: {}", event["process"]);
+        ensure!(
+            event["process"]["comm"] == "claim-exec.sh",
+            "comm: {}",
+            event["process"]
+        );
         let exe = event["process"]["exe"].as_str().unwrap_or("");
-        ensure!(exe.ends_with("/dash") || exe.ends_with("/sh"), "exe is {exe:?}");
+        ensure!(
+            exe.ends_with("/dash") || exe.ends_with("/sh"),
+            "exe is {exe:?}"
+        );
         let runner = &event["process"]["ancestors"][0];
         ensure!(
             event["process"]["ppid"].as_u64() > Some(0) && runner["comm"] == "guest",
@@ -192,9 +236,8 @@ fn failures(fixture: &mut Fixture) -> Result<()> {
         insist(&node.machine, &["cat", missing], Outcome::Code(1))?;
         let filters = ["--node", node.name(), "--kind", "open", "--path", missing];
         fixture.wait_for_events(&filters, |events| {
-            let failed = |event: &Value| {
-                event["open"]["result"] == -2 && event["open"]["error"] == "ENOENT"
-            };
+            let failed =
+                |event: &Value| event["open"]["result"] == -2 && event["open"]["error"] == "ENOENT";
             events.iter().any(failed).then_some(())
         })?;
 
@@ -222,7 +265,12 @@ fn exits(fixture: &mut Fixture) -> Result<()> {
         let killed = pid_of(Outcome::Signal(15), "echo $$; kill -TERM $$; sleep 9")?;
         let filters = ["--node", node.name(), "--kind", "exit"];
         fixture.wait_for_events(&filters, |events| {
-            let of = |pid: u64| events.iter().rev().find(|event| event["process"]["pid"] == pid);
+            let of = |pid: u64| {
+                events
+                    .iter()
+                    .rev()
+                    .find(|event| event["process"]["pid"] == pid)
+            };
             let (exited, killed) = (of(exited)?, of(killed)?);
             let right = exited["exit"]["code"] == 7
                 && exited["exit"]["signal"] == 0

@@ -61,7 +61,11 @@ impl Fixture {
         let layout = Layout::here();
         let binaries = Binaries::from_environment().context("run it with: cargo xtask test")?;
         let fleet = Fleet::start(&layout, &binaries, &mut |line| eprintln!("fleet: {line}"))?;
-        Ok(Self { layout, binaries, fleet })
+        Ok(Self {
+            layout,
+            binaries,
+            fleet,
+        })
     }
 
     /// Back to: the collector runs, both agents are connected, no policy.

@@ -11,7 +11,10 @@ use super::Claim;
 use super::fixture::{Fixture, insist};
 
 pub const CLAIMS: &[Claim] = &[
-    Claim("an_agents_certificate_is_no_administrators", agent_is_no_admin),
+    Claim(
+        "an_agents_certificate_is_no_administrators",
+        agent_is_no_admin,
+    ),
     Claim("a_certificate_of_another_ca_is_refused", another_ca),
     Claim("an_agent_under_another_nodes_name_is_refused", another_name),
     Claim("garbage_on_the_port_disturbs_nobody", garbage),
@@ -20,7 +23,11 @@ pub const CLAIMS: &[Claim] = &[
 fn agent_is_no_admin(fixture: &mut Fixture) -> Result<()> {
     let ctl = fixture.fleet.ctl.with_identity("agent-node-a");
     let ran = ctl.run(&["nodes"])?;
-    ensure!(ran.code != Some(0), "an agent lists the nodes:\n{}", ran.stdout);
+    ensure!(
+        ran.code != Some(0),
+        "an agent lists the nodes:\n{}",
+        ran.stdout
+    );
     ensure!(
         ran.stderr.contains("admin") || ran.stderr.contains("agent"),
         "the refusal names no role:\n{}",
@@ -42,13 +49,22 @@ fn another_ca(fixture: &mut Fixture) -> Result<()> {
             .env("SHRIKECTL_KEY", format!("{foreign}/admin-ada.key")),
         Duration::from_secs(60),
     )?;
-    ensure!(ran.code != Some(0), "a foreign certificate is taken:\n{}", ran.stdout);
+    ensure!(
+        ran.code != Some(0),
+        "a foreign certificate is taken:\n{}",
+        ran.stdout
+    );
     // And the other way round: a collector that our CA did not issue.
     let ran = shrike_integration::fleet::Ran::to_end(
-        ctl.command(&["nodes"]).env("SHRIKECTL_CA", format!("{foreign}/ca.pem")),
+        ctl.command(&["nodes"])
+            .env("SHRIKECTL_CA", format!("{foreign}/ca.pem")),
         Duration::from_secs(60),
     )?;
-    ensure!(ran.code != Some(0), "a foreign collector is trusted:\n{}", ran.stdout);
+    ensure!(
+        ran.code != Some(0),
+        "a foreign collector is trusted:\n{}",
+        ran.stdout
+    );
     Ok(())
 }
 
@@ -75,7 +91,11 @@ fn another_name(fixture: &mut Fixture) -> Result<()> {
 fn garbage(fixture: &mut Fixture) -> Result<()> {
     let address = ("127.0.0.1", fixture.fleet.collector.port());
     let mut idle = Vec::new();
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], &[0x16, 0x03, 0x01, 0xff, 0xff]] {
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 4096],
+        &[0x16, 0x03, 0x01, 0xff, 0xff],
+    ] {
         let mut stream = TcpStream::connect(address).context("the collector listens")?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         // It may hang up in the middle.
@@ -87,12 +107,22 @@ fn garbage(fixture: &mut Fixture) -> Result<()> {
         let mut answer = Vec::new();
         let end = stream.read_to_end(&mut answer);
         let timed_out = end.is_err_and(|error| {
-            matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+            matches!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+            )
         });
-        ensure!(!timed_out, "the collector keeps a connection that speaks no TLS");
+        ensure!(
+            !timed_out,
+            "the collector keeps a connection that speaks no TLS"
+        );
     }
     for row in fixture.fleet.ctl.nodes()? {
-        ensure!(row.events_connected && row.control_connected, "{} was disturbed", row.name);
+        ensure!(
+            row.events_connected && row.control_connected,
+            "{} was disturbed",
+            row.name
+        );
     }
     Ok(())
 }

@@ -11,8 +11,14 @@ use super::Claim;
 use super::fixture::{Fixture, RECONNECT_TIMEOUT};
 
 pub const CLAIMS: &[Claim] = &[
-    Claim("two_hundred_thousand_opens_at_full_speed_are_all_accounted_for", burst),
-    Claim("a_ring_that_is_far_too_small_loses_events_and_counts_every_one", tiny_ring),
+    Claim(
+        "two_hundred_thousand_opens_at_full_speed_are_all_accounted_for",
+        burst,
+    ),
+    Claim(
+        "a_ring_that_is_far_too_small_loses_events_and_counts_every_one",
+        tiny_ring,
+    ),
 ];
 
 const OPENS: u64 = 200_000;
@@ -38,7 +44,10 @@ fn tiny_ring(fixture: &mut Fixture) -> Result<()> {
     for name in ["node-a", "node-b"] {
         lost += open_and_account(fixture, name, OPENS / 10)?;
     }
-    ensure!(lost > 0, "the ring was not too small after all: the claim proves nothing");
+    ensure!(
+        lost > 0,
+        "the ring was not too small after all: the claim proves nothing"
+    );
     for node in &mut fixture.fleet.nodes {
         node.stop_agent()?;
         node.start_agent()?;
@@ -65,7 +74,11 @@ fn open_and_account(fixture: &Fixture, name: &str, opens: u64) -> Result<u64> {
         .args(["--count", &opens.to_string()])
         .timeout(BURST_TIMEOUT)
         .run()?;
-    ensure!(ran.outcome == Outcome::SUCCESS, "the load: {}", ran.stderr_text());
+    ensure!(
+        ran.outcome == Outcome::SUCCESS,
+        "the load: {}",
+        ran.stderr_text()
+    );
     fixture.fleet.settle(BURST_TIMEOUT)?;
     let after = row()?;
 

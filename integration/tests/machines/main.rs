@@ -22,7 +22,10 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A claim and the function that holds it to the facts.
-pub(crate) struct Claim(pub &'static str, pub fn(&mut fixture::Fixture) -> anyhow::Result<()>);
+pub(crate) struct Claim(
+    pub &'static str,
+    pub fn(&mut fixture::Fixture) -> anyhow::Result<()>,
+);
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -12,17 +12,35 @@ pub const CLAIMS: &[Claim] = &[
         "a_real_program_is_killed_by_a_push_and_lives_before_and_after_on_both_kernels",
         real_program_is_killed,
     ),
-    Claim("exec_of_a_forbidden_command_is_killed_on_both_kernels", forbidden_command),
-    Claim("open_of_a_protected_file_is_killed_under_any_name", protected_file),
-    Claim("a_directory_rule_matches_whole_components_only", whole_components),
+    Claim(
+        "exec_of_a_forbidden_command_is_killed_on_both_kernels",
+        forbidden_command,
+    ),
+    Claim(
+        "open_of_a_protected_file_is_killed_under_any_name",
+        protected_file,
+    ),
+    Claim(
+        "a_directory_rule_matches_whole_components_only",
+        whole_components,
+    ),
     Claim("an_exception_lives_and_everybody_else_dies", exception),
     Claim("a_rule_for_writing_lets_reading_live", access),
-    Claim("observe_and_alert_record_and_touch_nothing", observe_and_alert),
+    Claim(
+        "observe_and_alert_record_and_touch_nothing",
+        observe_and_alert,
+    ),
     Claim("a_kill_has_its_receipt", receipt),
-    Claim("every_event_carries_the_generation_that_judged_it", generation),
+    Claim(
+        "every_event_carries_the_generation_that_judged_it",
+        generation,
+    ),
     Claim("a_replaced_policy_is_swapped_whole", replaced),
     Claim("a_policy_for_other_labels_leaves_a_node_alone", labels),
-    Claim("a_malformed_policy_is_refused_with_its_place_and_changes_nothing", malformed),
+    Claim(
+        "a_malformed_policy_is_refused_with_its_place_and_changes_nothing",
+        malformed,
+    ),
     Claim("the_agent_survives_a_policy_against_itself", agent_survives),
 ];
 
@@ -68,7 +86,10 @@ fn real_program_is_killed(fixture: &mut Fixture) -> Result<()> {
     everywhere(fixture, Outcome::SUCCESS).context("before the push")?;
     fixture.push(NO_NETCAT)?;
     everywhere(fixture, KILLED).context("after the push")?;
-    fixture.fleet.ctl.insist(&["policy", "delete", "no-netcat"])?;
+    fixture
+        .fleet
+        .ctl
+        .insist(&["policy", "delete", "no-netcat"])?;
     fixture.wait_until_applied()?;
     everywhere(fixture, Outcome::SUCCESS).context("after the deletion")
 }
@@ -80,7 +101,8 @@ fn forbidden_command(fixture: &mut Fixture) -> Result<()> {
         // The same file under a name that is not forbidden.
         insist(&node.machine, &["nc.openbsd", "-h"], Outcome::SUCCESS)?;
         // A copy under the forbidden name.
-        node.machine.shell("mkdir -p /tmp/copy && cp /usr/bin/true /tmp/copy/nc")?;
+        node.machine
+            .shell("mkdir -p /tmp/copy && cp /usr/bin/true /tmp/copy/nc")?;
         insist(&node.machine, &["/tmp/copy/nc"], KILLED)?;
     }
     Ok(())
@@ -95,7 +117,11 @@ fn protected_file(fixture: &mut Fixture) -> Result<()> {
     }
     fixture.push(VAULT)?;
     for node in &fixture.fleet.nodes {
-        for name in ["/srv/claim/key", "/srv/../srv/claim/./key", "/tmp/claim-link/key"] {
+        for name in [
+            "/srv/claim/key",
+            "/srv/../srv/claim/./key",
+            "/tmp/claim-link/key",
+        ] {
             insist(&node.machine, &["cat", name], KILLED)?;
         }
         let ran = node
@@ -105,7 +131,11 @@ fn protected_file(fixture: &mut Fixture) -> Result<()> {
             .run()?;
         ensure!(ran.outcome == KILLED, "a relative name: {:?}", ran.outcome);
         ensure!(ran.stdout.is_empty(), "the secret came out");
-        insist(&node.machine, &["cat", "/srv/claim/other"], Outcome::SUCCESS)?;
+        insist(
+            &node.machine,
+            &["cat", "/srv/claim/other"],
+            Outcome::SUCCESS,
+        )?;
     }
     Ok(())
 }
@@ -132,7 +162,8 @@ fn whole_components(fixture: &mut Fixture) -> Result<()> {
 
 fn exception(fixture: &mut Fixture) -> Result<()> {
     for node in &fixture.fleet.nodes {
-        node.machine.shell("mkdir -p /srv/claim && echo secret > /srv/claim/key")?;
+        node.machine
+            .shell("mkdir -p /srv/claim && echo secret > /srv/claim/key")?;
     }
     fixture.push(&document(
         "exception",
@@ -141,7 +172,11 @@ fn exception(fixture: &mut Fixture) -> Result<()> {
          action: kill}",
     ))?;
     for node in &fixture.fleet.nodes {
-        insist(&node.machine, &["sha256sum", "/srv/claim/key"], Outcome::SUCCESS)?;
+        insist(
+            &node.machine,
+            &["sha256sum", "/srv/claim/key"],
+            Outcome::SUCCESS,
+        )?;
         insist(&node.machine, &["md5sum", "/srv/claim/key"], KILLED)?;
     }
     Ok(())
@@ -149,7 +184,8 @@ fn exception(fixture: &mut Fixture) -> Result<()> {
 
 fn access(fixture: &mut Fixture) -> Result<()> {
     for node in &fixture.fleet.nodes {
-        node.machine.shell("mkdir -p /srv/claim && echo text > /srv/claim/file")?;
+        node.machine
+            .shell("mkdir -p /srv/claim && echo text > /srv/claim/file")?;
     }
     fixture.push(&document(
         "no-writing",
@@ -178,8 +214,10 @@ fn observe_and_alert(fixture: &mut Fixture) -> Result<()> {
     for node in &fixture.fleet.nodes {
         insist(&node.machine, &["nc", "-h"], Outcome::SUCCESS)?;
         insist(&node.machine, &["cat", "/etc/hostname"], Outcome::SUCCESS)?;
-        for (policy, action, outcome) in [("watched", "kill", "observed"), ("alerted", "alert", "noted")]
-        {
+        for (policy, action, outcome) in [
+            ("watched", "kill", "observed"),
+            ("alerted", "alert", "noted"),
+        ] {
             fixture.wait_for_events(&["--node", node.name(), "--verdict"], |events| {
                 let right = |event: &Value| {
                     let verdict = &event["verdict"];
@@ -253,14 +291,21 @@ fn replaced(fixture: &mut Fixture) -> Result<()> {
         node.machine
             .shell("mkdir -p /srv/swap && touch /srv/swap/one /srv/swap/two")?;
     }
-    let rule = |file: &str| {
-        format!("{{name: swap, on: open, paths: [/srv/swap/{file}], action: kill}}")
-    };
+    let rule =
+        |file: &str| format!("{{name: swap, on: open, paths: [/srv/swap/{file}], action: kill}}");
     for (forbidden, allowed) in [("one", "two"), ("two", "one"), ("one", "two")] {
         fixture.push(&document("swap", "enforce", &rule(forbidden)))?;
         for node in &fixture.fleet.nodes {
-            insist(&node.machine, &["cat", &format!("/srv/swap/{forbidden}")], KILLED)?;
-            insist(&node.machine, &["cat", &format!("/srv/swap/{allowed}")], Outcome::SUCCESS)?;
+            insist(
+                &node.machine,
+                &["cat", &format!("/srv/swap/{forbidden}")],
+                KILLED,
+            )?;
+            insist(
+                &node.machine,
+                &["cat", &format!("/srv/swap/{allowed}")],
+                Outcome::SUCCESS,
+            )?;
         }
     }
     Ok(())
@@ -272,7 +317,11 @@ fn labels(fixture: &mut Fixture) -> Result<()> {
          nodes: {kernel: \"6.12\"}\n  rules:\n    - {name: netcat, on: exec, comm: [nc], action: \
          kill}\n",
     )?;
-    insist(&fixture.fleet.node("node-a").machine, &["nc", "-h"], Outcome::SUCCESS)?;
+    insist(
+        &fixture.fleet.node("node-a").machine,
+        &["nc", "-h"],
+        Outcome::SUCCESS,
+    )?;
     insist(&fixture.fleet.node("node-b").machine, &["nc", "-h"], KILLED)
 }
 
@@ -283,21 +332,56 @@ fn malformed(fixture: &mut Fixture) -> Result<()> {
     };
     let before = generations(fixture)?;
     let cases = [
-        (document("x", "enforce", "{name: r, on: exec, com: [nc], action: kill}"), ":7:", "comm"),
-        (document("x", "enforce", "{name: r, on: open, paths: [relative], action: kill}"), ":7:", "relative"),
-        (document("x", "enforce", "{name: r, on: exec, comm: [nc], action: deny}"), ":7:", "deny"),
-        ("apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: x\n".to_owned(), ":", "yaml"),
+        (
+            document(
+                "x",
+                "enforce",
+                "{name: r, on: exec, com: [nc], action: kill}",
+            ),
+            ":7:",
+            "comm",
+        ),
+        (
+            document(
+                "x",
+                "enforce",
+                "{name: r, on: open, paths: [relative], action: kill}",
+            ),
+            ":7:",
+            "relative",
+        ),
+        (
+            document(
+                "x",
+                "enforce",
+                "{name: r, on: exec, comm: [nc], action: deny}",
+            ),
+            ":7:",
+            "deny",
+        ),
+        (
+            "apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: x\n".to_owned(),
+            ":",
+            "yaml",
+        ),
     ];
     for (document, place, word) in cases {
         let ran = fixture.try_push(&document)?;
         let said = format!("{}{}", ran.stdout, ran.stderr);
-        ensure!(ran.code == Some(2), "exit code {:?} for:\n{document}{said}", ran.code);
+        ensure!(
+            ran.code == Some(2),
+            "exit code {:?} for:\n{document}{said}",
+            ran.code
+        );
         ensure!(
             said.contains(&format!("pushed.yaml{place}")) && said.to_lowercase().contains(word),
             "neither `{place}` nor `{word}` is named:\n{said}"
         );
     }
-    ensure!(generations(fixture)? == before, "a refused push changed the generation");
+    ensure!(
+        generations(fixture)? == before,
+        "a refused push changed the generation"
+    );
     Ok(())
 }
 
@@ -315,5 +399,7 @@ fn agent_survives(fixture: &mut Fixture) -> Result<()> {
         // A signal 0 asks whether it lives.
         node.machine.shell(&format!("kill -0 {pid}"))?;
     }
-    fixture.fleet.wait_until_connected(super::fixture::RECONNECT_TIMEOUT)
+    fixture
+        .fleet
+        .wait_until_connected(super::fixture::RECONNECT_TIMEOUT)
 }

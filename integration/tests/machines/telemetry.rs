@@ -8,8 +8,14 @@ use super::Claim;
 use super::fixture::{ARRIVAL_TIMEOUT, Fixture};
 
 pub const CLAIMS: &[Claim] = &[
-    Claim("a_push_is_one_trace_from_the_cli_into_both_kernels", push_is_one_trace),
-    Claim("a_batch_is_one_trace_from_the_agent_to_the_store", batch_is_one_trace),
+    Claim(
+        "a_push_is_one_trace_from_the_cli_into_both_kernels",
+        push_is_one_trace,
+    ),
+    Claim(
+        "a_batch_is_one_trace_from_the_agent_to_the_store",
+        batch_is_one_trace,
+    ),
 ];
 
 fn push_is_one_trace(fixture: &mut Fixture) -> Result<()> {
@@ -50,7 +56,11 @@ fn batch_is_one_trace(fixture: &mut Fixture) -> Result<()> {
                 let stored = |span: &&shrike_integration::fleet::Span| {
                     span.trace == sent.trace && span.service == "shrike-collector"
                 };
-                let names: Vec<&str> = spans.iter().filter(stored).map(|span| &*span.name).collect();
+                let names: Vec<&str> = spans
+                    .iter()
+                    .filter(stored)
+                    .map(|span| &*span.name)
+                    .collect();
                 names.contains(&"batch.ingest") && names.contains(&"store.commit")
             });
         Ok(whole.then_some(()))

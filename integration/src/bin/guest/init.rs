@@ -53,7 +53,10 @@ pub fn run() -> Result<()> {
 
     let runner = Command::new(std::env::current_exe().context("no name of its own")?)
         .arg("serve")
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", "/root")
         .env("LANG", "C.UTF-8")
         .env_remove("TERM")
@@ -109,7 +112,10 @@ mod tests {
 
     #[test]
     fn the_host_name_comes_from_the_kernels_command_line() {
-        assert_eq!(name_from("console=ttyS0 shrike.name=node-a panic=-1\n"), "node-a");
+        assert_eq!(
+            name_from("console=ttyS0 shrike.name=node-a panic=-1\n"),
+            "node-a"
+        );
         assert_eq!(name_from("console=ttyS0\n"), "machine");
     }
 }

@@ -36,7 +36,12 @@ pub fn serve() -> Result<()> {
     let running = Running::default();
 
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    port.send(&Reply::Hello { release: release.trim().to_owned() }, &[])?;
+    port.send(
+        &Reply::Hello {
+            release: release.trim().to_owned(),
+        },
+        &[],
+    )?;
     loop {
         let (request, payload) = wire::receive::<Request>(&mut input)?;
         let (id, result) = match request {
@@ -44,7 +49,8 @@ pub fn serve() -> Result<()> {
             Request::Signal { id, signal } => (id, send_signal(id, signal, &running)),
             Request::Write { id, path, mode } => (
                 id,
-                write_file(&path, mode, &payload).and_then(|()| port.send(&Reply::Done { id }, &[])),
+                write_file(&path, mode, &payload)
+                    .and_then(|()| port.send(&Reply::Done { id }, &[])),
             ),
             Request::Read { id, path } => (
                 id,
@@ -52,7 +58,13 @@ pub fn serve() -> Result<()> {
             ),
         };
         if let Err(error) = result {
-            port.send(&Reply::Failed { id, error: format!("{error:#}") }, &[])?;
+            port.send(
+                &Reply::Failed {
+                    id,
+                    error: format!("{error:#}"),
+                },
+                &[],
+            )?;
         }
     }
 }
@@ -103,7 +115,12 @@ fn spawn(
     port.send(&Reply::Started { id, pid }, &[])?;
 
     let (finished, readers) = mpsc::channel();
-    forward(child.stdout.take(), Reply::Stdout { id }, port, finished.clone());
+    forward(
+        child.stdout.take(),
+        Reply::Stdout { id },
+        port,
+        finished.clone(),
+    );
     forward(child.stderr.take(), Reply::Stderr { id }, port, finished);
     let (port, running) = (port.clone(), Arc::clone(running));
     thread::spawn(move || {
@@ -142,7 +159,9 @@ fn forward(
 }
 
 fn wait(child: &mut Child) -> Outcome {
-    let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
+    let status = child
+        .wait()
+        .unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
     match (status.code(), status.signal()) {
         (Some(code), _) => Outcome::Code(code),
         (None, Some(signal)) => Outcome::Signal(signal),
@@ -153,7 +172,9 @@ fn wait(child: &mut Child) -> Outcome {
 fn send_signal(id: u32, signal: i32, running: &Running) -> Result<()> {
     let running = running.lock().expect("no holder panics");
     // One that has ended needs no signal.
-    let Some(pid) = running.get(&id) else { return Ok(()) };
+    let Some(pid) = running.get(&id) else {
+        return Ok(());
+    };
     let pid = Pid::from_raw(pid.cast_signed()).context("process 0")?;
     let signal = Signal::from_named_raw(signal).context("no such signal")?;
     kill_process(pid, signal).context("cannot send the signal")

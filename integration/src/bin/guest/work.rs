@@ -42,7 +42,11 @@ impl Work {
     pub fn run(self) -> Result<()> {
         let (count, started) = (self.count(), Instant::now());
         match &self {
-            Self::Opens { count, threads, path } => opens(*count, *threads, path)?,
+            Self::Opens {
+                count,
+                threads,
+                path,
+            } => opens(*count, *threads, path)?,
             Self::Execs { count, program } => execs(*count, program)?,
         }
         let nanoseconds = started.elapsed().as_nanos();

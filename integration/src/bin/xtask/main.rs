@@ -64,17 +64,29 @@ fn run(command: Command) -> Result<ExitCode> {
     let layout = Layout::here();
     match command {
         Command::Setup { build_only } => {
-            let need = if build_only { Need::Build } else { Need::Machines };
+            let need = if build_only {
+                Need::Build
+            } else {
+                Need::Machines
+            };
             setup::prepare(&layout, need)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo { keep } => {
-            let afterwards = if keep { Afterwards::Keep } else { Afterwards::Stop };
+            let afterwards = if keep {
+                Afterwards::Keep
+            } else {
+                Afterwards::Stop
+            };
             demo::run(&layout, afterwards)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bench { json, parts } => {
-            let parts = if parts.is_empty() { &Part::ALL } else { &parts[..] };
+            let parts = if parts.is_empty() {
+                &Part::ALL
+            } else {
+                &parts[..]
+            };
             bench::run(&layout, parts, json.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }

@@ -44,7 +44,11 @@ impl Test {
             eprintln!("\nxtask: tests failed before the end-to-end ones; they are listed above");
         }
         passed &= machines_passed;
-        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if passed {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 

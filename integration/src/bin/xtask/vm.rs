@@ -47,7 +47,9 @@ impl Vm {
     pub fn run(self, layout: &Layout) -> Result<ExitCode> {
         setup::prepare(layout, Need::Machines)?;
         let mut built = build::run(layout, What::Guest)?;
-        let runner = built.remove("shrike-guest").context("no shrike-guest was built")?;
+        let runner = built
+            .remove("shrike-guest")
+            .context("no shrike-guest was built")?;
         let mut spec = Spec::new("machine", self.kernel);
         spec.files = self.copies;
         spec.memory_mib = self.memory;
@@ -64,7 +66,10 @@ impl Vm {
         let [program, arguments @ ..] = &self.command[..] else {
             bail!("which command?");
         };
-        let job = machine.command(program).args(arguments.iter().map(String::as_str)).spawn()?;
+        let job = machine
+            .command(program)
+            .args(arguments.iter().map(String::as_str))
+            .spawn()?;
         let outcome = follow(&job, Duration::from_secs(self.timeout));
         if self.console {
             eprintln!("console:\n{}", machine.console());
