@@ -95,7 +95,7 @@ pub fn blocks(events: &[Event]) -> Vec<Block> {
 
 /// Blocks of these events in another stream.
 pub fn blocks_of(stream: &StreamKey, events: &[Event]) -> Vec<Block> {
-    let pieces = piece::cut(events).expect("made-up events are small");
+    let pieces = piece::cut(events, 0).expect("made-up events are small");
     piece::join(stream, pieces)
 }
 

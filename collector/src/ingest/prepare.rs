@@ -61,7 +61,7 @@ pub fn prepare(batch: &ingest::Batch, skip: usize) -> Result<Prepared, PrepareEr
     let events = batch::decode(&raw, first, batch.count)?;
     let kept = events.get(skip..).unwrap_or_default();
     Ok(Prepared {
-        pieces: piece::cut(kept)?,
+        pieces: piece::cut(kept, batch.payload.len())?,
         events: encode(kept),
     })
 }

@@ -19,10 +19,11 @@ use shrike_proto::{
 
 use super::{bloom::Bloom, stream::StreamKey};
 
-/// Longest payload. Sled rewrites a leaf of up to 17 values as one record,
-/// and a record past a quarter of a segment becomes a blob file, which leaks:
-/// 17 of these stay below a quarter of our 8 MiB segments.
-pub const BLOCK_BYTES_MAX: usize = 96 << 10;
+/// Longest payload: room for 4096 ordinary events, an agent's batch under
+/// load. Sled rewrites a leaf of up to 17 values as one record, and a record
+/// past a quarter of a segment becomes a blob file, which leaks: 17 of these
+/// stay below a quarter of our 16 MiB segments.
+pub const BLOCK_BYTES_MAX: usize = 224 << 10;
 
 /// Longest payload before compression: as long as one batch may be, which is
 /// also what a reader sets aside.

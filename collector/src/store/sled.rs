@@ -8,7 +8,7 @@
 //!   `fdatasync` of the `db` file and of blob files that are new.
 //! - A leaf holds up to 17 values and is rewritten as one record; a record
 //!   past a quarter of a segment becomes a blob file, and these leak. Hence
-//!   8 MiB segments and blocks of at most 96 KiB.
+//!   16 MiB segments, the longest there are, and blocks of at most 224 KiB.
 //! - A failed write poisons the open database for good: [`recover`] closes
 //!   and opens it again.
 //!
@@ -27,7 +27,7 @@ use std::{
 
 use super::{
     Collection, Commit, Damage, Footers, Order, Record, Store, StoreError,
-    block::{BlockKey, Footer, sortable},
+    block::{BLOCK_BYTES_MAX, BlockKey, Footer, sortable},
     layout::{
         FORMAT, FORMAT_KEY, Space, block_key, pack_payload, parse_watermark_key, unpack_payload,
         watermark_key,
@@ -39,7 +39,9 @@ use super::{
 use crate::chain::chain;
 
 /// See the module: 17 of the largest blocks fit into a quarter of it.
-const SEGMENT_BYTES: usize = 8 << 20;
+const SEGMENT_BYTES: usize = 16 << 20;
+
+const _: () = assert!(17 * (BLOCK_BYTES_MAX + 1024) < SEGMENT_BYTES / 4);
 
 /// Pages that sled keeps in memory.
 const CACHE_BYTES: u64 = 128 << 20;

@@ -111,7 +111,7 @@ impl World {
             next: SequenceNumber(parent + count),
             lost: Vec::new(),
             ledger: None,
-            pieces: piece::cut(&events).unwrap(),
+            pieces: piece::cut(&events, 0).unwrap(),
             events: Encoded::default(),
             span: Span::none(),
             share: None,
