@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shrike_agent_ebpf::{
-    digest::{COMPONENT_BYTES_MAX, Digest, Dimension, Key, Seed, components},
+    digest::{Digest, Dimension, Key, Seed, components},
     plan::{Entry, PathDepths, Plan, RULES_MAX, Word, depth_bit},
 };
 use shrike_proto::{
     event::Action,
     id::{Generation, PolicyName, RuleName},
-    policy::{Access, Matcher, Mode, PathPattern, PolicyError, PolicySet, Rule, Trigger},
+    policy::{Access, Matcher, Mode, PathPattern, PolicyError, PolicySet, Trigger},
 };
 
 /// Values that rules may name, all policies of a node together: half of the
@@ -37,18 +37,6 @@ pub enum CompileError {
         policy: PolicyName,
         /// What is wrong with it.
         source: PolicyError,
-    },
-    /// A path that no file can have.
-    #[error(
-        "policy {policy}, rule {rule}: path {path:?} has a name of more than {COMPONENT_BYTES_MAX} bytes, which no file can have"
-    )]
-    NameTooLong {
-        /// The policy.
-        policy: PolicyName,
-        /// The rule.
-        rule: RuleName,
-        /// The path.
-        path: PathPattern,
     },
     /// Generation 0 stands for "none".
     #[error("generation 0 stands for no policy: it cannot be applied")]
@@ -119,13 +107,6 @@ pub fn compile(set: &PolicySet, slot: u32, seed: Seed) -> Result<Compiled, Compi
             source,
         })?;
         for rule in &policy.rules {
-            if let Some(path) = name_too_long(rule) {
-                return Err(CompileError::NameTooLong {
-                    policy: policy.name.clone(),
-                    rule: rule.name.clone(),
-                    path: path.clone(),
-                });
-            }
             let number = table.rules.len();
             compiler.add(number, rule, policy.mode);
             table.rules.push((policy.name.clone(), rule.name.clone()));
@@ -142,16 +123,6 @@ pub fn compile(set: &PolicySet, slot: u32, seed: Seed) -> Result<Compiled, Compi
     })
 }
 
-/// Returns a path of the rule with a name that is longer than names can be.
-fn name_too_long(rule: &Rule) -> Option<&PathPattern> {
-    std::iter::once(&rule.matcher)
-        .chain(&rule.unless)
-        .flat_map(|matcher| matcher.paths.iter().chain(&matcher.exe))
-        .find(|pattern| {
-            components(pattern.as_str().as_bytes()).any(|name| name.len() > COMPONENT_BYTES_MAX)
-        })
-}
-
 struct Compiler {
     slot: u32,
     plan: Plan,
@@ -166,7 +137,7 @@ enum Place {
 }
 
 impl Compiler {
-    fn add(&mut self, number: usize, rule: &Rule, mode: Mode) {
+    fn add(&mut self, number: usize, rule: &shrike_proto::policy::Rule, mode: Mode) {
         match rule.trigger {
             Trigger::Open => self.plan.open.insert(number),
             Trigger::Exec => self.plan.exec.insert(number),

@@ -11,6 +11,9 @@ use crate::{
 /// with its NUL).
 pub const PATH_BYTES_MAX: usize = 4095;
 
+/// Longest component of a path (`NAME_MAX`, include/uapi/linux/limits.h).
+pub const COMPONENT_BYTES_MAX: usize = 255;
+
 /// Most components that a rule's path may have.
 pub const PATH_COMPONENTS_MAX: usize = 256;
 
@@ -245,6 +248,9 @@ pub enum MatcherError {
         /// Its components.
         components: usize,
     },
+    /// A component that no file system holds.
+    #[error("path has a component of {0} bytes: file names have at most {COMPONENT_BYTES_MAX}")]
+    ComponentTooLong(usize),
     /// A glob, which paths do not have.
     #[error("path {0:?} looks like a glob: name the file, or a directory with a trailing slash")]
     Glob(String),
@@ -281,6 +287,9 @@ impl PathPattern {
                 bytes: value.len(),
                 components,
             });
+        }
+        if let Some(part) = value.split('/').find(|part| part.len() > COMPONENT_BYTES_MAX) {
+            return Err(MatcherError::ComponentTooLong(part.len()));
         }
         if value.contains('\0') {
             return not_normal("a NUL byte");
@@ -386,8 +395,11 @@ mod tests {
         check("/etc/sha*", false);
         check("/a\0b", false);
         check("/a..b", true);
-        check(&format!("/{}", "a".repeat(4094)), true);
-        check(&format!("/{}", "a".repeat(4095)), false);
+        check(&format!("/{}", "a".repeat(255)), true);
+        check(&format!("/{}", "a".repeat(256)), false);
+        let long = format!("/{}", "a".repeat(255)).repeat(15);
+        check(&format!("{long}/{}", "a".repeat(254)), true);
+        check(&format!("{long}/{}/", "a".repeat(254)), false);
         check(&"/a".repeat(256), true);
         check(&"/a".repeat(257), false);
     }
