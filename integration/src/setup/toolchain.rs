@@ -183,7 +183,7 @@ fn build_linker(folder: &Path) -> Result<()> {
     let install = folder.join("bpf-linker");
     let mut step = Step::start(
         "toolchain",
-        &format!("building bpf-linker {LINKER_VERSION} from crates.io (about a minute)"),
+        &format!("building bpf-linker {LINKER_VERSION} (about a minute)"),
     );
     step.hand_over();
     let mut cargo = Command::new("cargo");
@@ -210,7 +210,7 @@ fn build_linker(folder: &Path) -> Result<()> {
     if !status.success() || !linker_works(folder) {
         bail!(
             "bpf-linker {LINKER_VERSION} did not build ({status}); its words are above\n  \
-             set-up takes it from crates.io: is the network up?"
+             set-up takes it from the crate registry: is the network up?"
         );
     }
     let _ = fs::remove_dir_all(folder.join("bpf-linker.build"));
