@@ -21,7 +21,10 @@ fn commented_settings_of_the_example_are_taken_too() {
     let config = AgentConfig::parse(Path::new("agent.toml"), &uncommented, [])
         .unwrap_or_else(|error| panic!("{error}\n{uncommented}"));
     assert_eq!(config.node.as_str(), "web-1");
-    assert_eq!(config.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
+    assert_eq!(
+        config.otlp_endpoint.as_deref(),
+        Some("http://127.0.0.1:4317")
+    );
 }
 
 /// Turns `# key = value` lines into settings.

@@ -156,8 +156,9 @@ pub fn unpack(batch: &ingest::Batch) -> Result<Vec<u8>, BatchError> {
         });
     }
     match ingest::Codec::try_from(batch.codec) {
-        Ok(ingest::Codec::Zstd) => zstd::bulk::decompress(&batch.payload, BATCH_BYTES_MAX)
-            .map_err(BatchError::Decompress),
+        Ok(ingest::Codec::Zstd) => {
+            zstd::bulk::decompress(&batch.payload, BATCH_BYTES_MAX).map_err(BatchError::Decompress)
+        }
         Ok(ingest::Codec::None) => {
             check_size("payload bytes", batch.payload.len(), BATCH_BYTES_MAX)?;
             Ok(batch.payload.clone())

@@ -288,7 +288,10 @@ impl PathPattern {
                 components,
             });
         }
-        if let Some(part) = value.split('/').find(|part| part.len() > COMPONENT_BYTES_MAX) {
+        if let Some(part) = value
+            .split('/')
+            .find(|part| part.len() > COMPONENT_BYTES_MAX)
+        {
             return Err(MatcherError::ComponentTooLong(part.len()));
         }
         if value.contains('\0') {

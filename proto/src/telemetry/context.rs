@@ -144,7 +144,12 @@ mod tests {
     #[test]
     fn malformed_traceparent_starts_a_trace_of_its_own() {
         with_traces(|| {
-            for field in ["", "00-zz", "00-00000000000000000000000000000000-0-0", "\u{0}"] {
+            for field in [
+                "",
+                "00-zz",
+                "00-00000000000000000000000000000000-0-0",
+                "\u{0}",
+            ] {
                 let span = tracing::info_span!("receiver");
                 continue_from(&span, field);
                 link_to(&span, field);
