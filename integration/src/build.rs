@@ -52,7 +52,11 @@ impl What {
 
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Development => &["build", "--workspace", "--bins"],
+            // There are no examples. Asking for them makes cargo choose the
+            // features that tests ask for as well, and so the dependencies
+            // that a demo has compiled are those of the tests.
+            Self::Development => &["build", "--workspace", "--bins", "--examples"],
+            // Exactly the features that ship: this is what gets measured.
             Self::Release => &["build", "--workspace", "--bins", "--release"],
             // Built the way `cargo test` builds (its features, its packages),
             // so that it compiles nothing again; only that it leaves out the
