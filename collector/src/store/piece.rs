@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn batches_of_one_commit_become_one_block() {
         let all = sample::events(1, 90);
-        let pieces = all.chunks(30).flat_map(|chunk| pieces(chunk)).collect();
+        let pieces = all.chunks(30).flat_map(pieces).collect();
         let blocks = join(&sample::stream(), pieces);
         assert_eq!(blocks.len(), 1);
         assert_eq!(decoded(&blocks), all);
