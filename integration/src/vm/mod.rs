@@ -48,6 +48,9 @@ pub const HOST: &str = "10.0.2.2";
 /// Where the runner lies inside a machine.
 const GUEST_RUNNER: &str = "/usr/lib/shrike/guest";
 
+/// A FIFO in a machine: process 1 reads the file whose name is written here.
+pub const READ_BY_INIT: &str = "/run/read-by-init";
+
 /// A boot takes 2 to 8 s emulated on an idle machine; a busy one with two
 /// cores may need many times that.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);

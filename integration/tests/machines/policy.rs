@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shrike_integration::vm::Outcome;
+use shrike_integration::vm::{Outcome, READ_BY_INIT};
 
 use super::Claim;
 use super::fixture::{Fixture, insist};
@@ -42,6 +42,10 @@ pub const CLAIMS: &[Claim] = &[
         malformed,
     ),
     Claim("the_agent_survives_a_policy_against_itself", agent_survives),
+    Claim(
+        "process_1_is_spared_and_the_event_says_so_on_both_kernels",
+        process_1,
+    ),
 ];
 
 const NO_NETCAT: &str = "\
@@ -402,4 +406,32 @@ fn agent_survives(fixture: &mut Fixture) -> Result<()> {
     fixture
         .fleet
         .wait_until_connected(super::fixture::RECONNECT_TIMEOUT)
+}
+
+fn process_1(fixture: &mut Fixture) -> Result<()> {
+    for node in &fixture.fleet.nodes {
+        node.machine
+            .shell("mkdir -p /srv/claim && echo secret > /srv/claim/key")?;
+    }
+    fixture.push(VAULT)?;
+    for node in &fixture.fleet.nodes {
+        insist(&node.machine, &["cat", "/srv/claim/key"], KILLED)?;
+        node.machine
+            .shell(&format!("echo /srv/claim/key > {READ_BY_INIT}"))?;
+        let filters = ["--node", node.name(), "--verdict", "kill", "--pid", "1"];
+        let event = fixture.wait_for_events(&filters, |events| events.last().cloned())?;
+        let verdict = &event["verdict"];
+        ensure!(
+            event["process"]["pid"] == 1
+                && event["open"]["file"]["path"] == "/srv/claim/key"
+                && event["open"]["result"].as_i64() >= Some(0)
+                && verdict["policy"] == "vault"
+                && verdict["outcome"] == "spared-init"
+                && verdict["signal_result"].is_null(),
+            "{event}"
+        );
+        // Killed it would have taken the kernel with it.
+        insist(&node.machine, &["kill", "-0", "1"], Outcome::SUCCESS)?;
+    }
+    Ok(())
 }
