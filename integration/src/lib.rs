@@ -14,5 +14,6 @@ pub mod layout;
 mod offspring;
 pub mod outside;
 pub mod progress;
+pub mod proof;
 pub mod setup;
 pub mod vm;

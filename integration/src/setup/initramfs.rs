@@ -16,12 +16,13 @@ use super::elf;
 use crate::outside;
 
 /// What the script needs from the kernel beyond what is built in.
-const MODULES: [&str; 5] = [
+const MODULES: [&str; 6] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
     "virtio_net",
     "ext4",
+    "overlay",
 ];
 
 const INIT: &str = r#"#!/bin/busybox sh

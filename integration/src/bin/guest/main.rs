@@ -1,10 +1,11 @@
 //! What runs inside the virtual machines: as `init` the runner that carries
 //! out the host's requests, as `work` the loads that tests and benchmarks
-//! put on a kernel.
+//! put on a kernel, as `proof` the attempts that a policy has to withstand.
 //!
 //! It is part of the test bench and never of a product.
 
 mod init;
+mod proof;
 mod runner;
 mod work;
 
@@ -28,6 +29,9 @@ enum Command {
     /// Puts a load on the kernel and prints how long it took, as JSON.
     #[command(subcommand)]
     Work(work::Work),
+    /// Attempts what a policy forbids, and says what came of it.
+    #[command(subcommand)]
+    Proof(proof::Proof),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         Command::Init => init::run(),
         Command::Serve => runner::serve(),
         Command::Work(work) => work.run(),
+        Command::Proof(proof) => proof.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

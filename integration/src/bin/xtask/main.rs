@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, demo, tests and benchmarks on a fresh machine.
 
+mod proof;
 mod test;
 mod vm;
 
@@ -44,6 +45,8 @@ enum Command {
         #[arg(value_enum)]
         parts: Vec<Part>,
     },
+    /// Attempts everything that a policy forbids; writes PROOF.md.
+    Proof(proof::Proof),
     /// Every test, real kernels included.
     Test(test::Test),
     /// Boots a machine and runs a command in it.
@@ -90,6 +93,7 @@ fn run(command: Command) -> Result<ExitCode> {
             bench::run(&layout, parts, json.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Proof(proof) => proof.run(&layout),
         Command::Test(test) => test.run(&layout),
         Command::Vm(vm) => vm.run(&layout),
     }

@@ -1,0 +1,160 @@
+//! One file under its many names, in the namespace and root that it lies in.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use anyhow::Result;
+use shrike_integration::proof::case::SECRET;
+
+use super::super::call::{Call, Entry, text};
+use super::super::stage::{Stage, exempt, tell};
+use super::{Attempt, native, path_descriptor, plain, prepared, run_exempt};
+
+/// The attempts.
+pub const ATTEMPTS: &[Attempt] = &[
+    plain("own-name", |stage| stage.open(&stage.path)),
+    plain("relative", |stage| {
+        std::env::set_current_dir(&stage.folder)?;
+        stage.open(&text("secret"))
+    }),
+    plain("directory-descriptor", |stage| {
+        let folder = path_descriptor(&stage.folder)?;
+        stage.read_from(|| {
+            let name = text("secret");
+            Entry::Native.call(
+                Call::Openat,
+                &[folder.into(), (&name).into(), libc::O_RDONLY.into()],
+            )
+        })
+    }),
+    prepared(
+        "dot-dot",
+        |stage| Ok(fs::create_dir(format!("{}/inner", stage.folder))?),
+        |stage| stage.open(&stage.below("inner/../secret")),
+    ),
+    plain("doubled-slashes", |stage| {
+        stage.open(&text(stage.target.replace('/', "//./")))
+    }),
+    prepared(
+        "symlink",
+        |stage| Ok(symlink(&stage.target, format!("{}/link", stage.folder))?),
+        |stage| stage.open(&stage.below("link")),
+    ),
+    plain("symlink-after", |stage| {
+        symlink("secret", format!("{}/link", stage.folder))?;
+        stage.open(&stage.below("link"))
+    }),
+    prepared(
+        "symlink-chain",
+        |stage| {
+            symlink("secret", format!("{}/first", stage.folder))?;
+            symlink("./first", format!("{}/second", stage.folder))?;
+            Ok(symlink(
+                format!("{}/second", stage.folder),
+                format!("{}/third", stage.folder),
+            )?)
+        },
+        |stage| stage.open(&stage.below("third")),
+    ),
+    prepared(
+        "symlink-directory",
+        |stage| Ok(symlink(".", format!("{}/link", stage.folder))?),
+        |stage| stage.open(&stage.below("link/secret")),
+    ),
+    plain("proc-root", |stage| {
+        stage.open(&text(format!("/proc/self/root{}", stage.target)))
+    }),
+    plain("proc-cwd", |stage| {
+        std::env::set_current_dir(&stage.folder)?;
+        stage.open(&text("/proc/self/cwd/secret"))
+    }),
+    plain("proc-fd", |stage| {
+        let descriptor = path_descriptor(&stage.target)?;
+        stage.open(&text(format!("/proc/self/fd/{descriptor}")))
+    }),
+    plain("proc-fd-directory", |stage| {
+        let descriptor = path_descriptor(&stage.folder)?;
+        stage.open(&text(format!("/proc/self/fd/{descriptor}/secret")))
+    }),
+    plain("renamed-directory", |stage| {
+        rename_directory(stage, "inner", "outer")?;
+        stage.named(&format!("{}/outer/secret", stage.folder));
+        stage.open(&stage.below("outer/secret"))
+    }),
+    plain("renamed-back", |stage| {
+        rename_directory(stage, "inner", "outer")?;
+        rename_directory(stage, "outer", "inner")?;
+        stage.open(&stage.path)
+    }),
+    prepared(
+        "swapped-directory",
+        |stage| {
+            fs::create_dir(format!("{}/other", stage.folder))?;
+            Ok(fs::write(format!("{}/other/secret", stage.folder), SECRET)?)
+        },
+        |stage| {
+            rename_directory(stage, "inner", "outer")?;
+            rename_directory(stage, "other", "inner")?;
+            tell("another-file", "");
+            stage.open(&stage.path)
+        },
+    ),
+    prepared("replaced", put_replacement, |stage| {
+        replace(stage)?;
+        stage.open(&stage.path)
+    }),
+    prepared("replaced-then-linked", put_replacement, |stage| {
+        replace(stage)?;
+        let alias = format!("{}/alias", stage.folder);
+        run_exempt("ln", &[&stage.target, &alias])?;
+        stage.named(&alias);
+        stage.open(&text(alias))
+    }),
+    prepared(
+        "innocent-sibling",
+        |stage| Ok(fs::write(format!("{}/innocent", stage.folder), SECRET)?),
+        |stage| stage.open(&stage.below("innocent")),
+    ),
+    prepared(
+        "longer-directory-name",
+        |stage| {
+            fs::create_dir(format!("{}/guarded-not", stage.folder))?;
+            Ok(fs::write(
+                format!("{}/guarded-not/secret", stage.folder),
+                SECRET,
+            )?)
+        },
+        |stage| stage.open(&stage.below("guarded-not/secret")),
+    ),
+    plain("excepted-program", |stage| {
+        stage.change(|| {
+            let argv = [text("cat"), stage.path.clone()];
+            Entry::Native.call(
+                Call::Execve,
+                &[
+                    (&text(exempt("cat"))).into(),
+                    super::Word::Strings(&argv),
+                    super::Word::Strings(&[]),
+                ],
+            )
+        })
+    }),
+];
+
+fn rename_directory(stage: &Stage, from: &str, to: &str) -> Result<()> {
+    native(
+        Call::Rename,
+        &[(&stage.below(from)).into(), (&stage.below(to)).into()],
+    )?;
+    Ok(())
+}
+
+fn put_replacement(stage: &Stage) -> Result<()> {
+    Ok(fs::write(format!("{}/replacement", stage.folder), SECRET)?)
+}
+
+fn replace(stage: &Stage) -> Result<()> {
+    tell("another-file", "");
+    let replacement = format!("{}/replacement", stage.folder);
+    run_exempt("mv", &["-f", &replacement, &stage.target])
+}

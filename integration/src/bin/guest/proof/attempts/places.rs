@@ -1,0 +1,199 @@
+//! The same file through links, mounts, roots and namespaces.
+
+use std::ffi::CString;
+use std::fs;
+
+use anyhow::{Context, Result};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
+    mount_change, unmount,
+};
+use rustix::process::{chdir, chroot};
+use shrike_integration::proof::case::SECRET;
+
+use super::super::call::{Call, Entry, text};
+use super::super::stage::{Stage, tell};
+use super::{Attempt, native, path_descriptor, plain, prepared, run_exempt};
+
+/// The attempts.
+pub const ATTEMPTS: &[Attempt] = &[
+    prepared(
+        "hard-link-before",
+        |stage| {
+            Ok(fs::hard_link(
+                &stage.target,
+                format!("{}/alias", stage.folder),
+            )?)
+        },
+        |stage| open_alias(stage, "alias"),
+    ),
+    plain("hard-link-after", |stage| {
+        run_exempt("ln", &[&stage.target, &format!("{}/alias", stage.folder)])?;
+        open_alias(stage, "alias")
+    }),
+    prepared(
+        "bind-before",
+        |stage| {
+            let there = make_directory(stage, "mount")?;
+            Ok(mount_bind(&stage.folder, there)?)
+        },
+        |stage| open_alias(stage, "mount/secret"),
+    ),
+    prepared(
+        "bind-file",
+        |stage| Ok(fs::write(format!("{}/mount", stage.folder), "")?),
+        |stage| {
+            own_mounts()?;
+            mount_bind(&stage.target, format!("{}/mount", stage.folder))?;
+            open_alias(stage, "mount")
+        },
+    ),
+    prepared("bind-directory", make_mount, |stage| {
+        own_mounts()?;
+        mount_bind(&stage.folder, format!("{}/mount", stage.folder))?;
+        open_alias(stage, "mount/secret")
+    }),
+    prepared("bind-below", make_mount, |stage| {
+        own_mounts()?;
+        mount_bind(
+            format!("{}/guarded/inner", stage.folder),
+            format!("{}/mount", stage.folder),
+        )?;
+        open_alias(stage, "mount/secret")
+    }),
+    prepared("bind-root", make_mount, |stage| {
+        own_mounts()?;
+        mount_bind_recursive("/", format!("{}/mount", stage.folder))?;
+        open_alias(stage, &format!("mount{}", stage.target))
+    }),
+    plain("mount-namespace", |stage| {
+        own_mounts()?;
+        stage.open(&stage.path)
+    }),
+    plain("chroot", |stage| {
+        stage.act()?;
+        chroot(&*stage.folder)?;
+        chdir("/")?;
+        stage.open(&text("/secret"))
+    }),
+    prepared(
+        "pivot-root",
+        |stage| make_directory(stage, "old").map(drop),
+        |stage| {
+            own_mounts()?;
+            // A root has to be a mount.
+            mount_bind(&stage.folder, &stage.folder)?;
+            stage.act()?;
+            native(
+                Call::PivotRoot,
+                &[
+                    (&text(stage.folder.clone())).into(),
+                    (&stage.below("old")).into(),
+                ],
+            )?;
+            chdir("/")?;
+            unmount("/old", UnmountFlags::DETACH)?;
+            stage.named("/secret");
+            stage.open(&text("/secret"))
+        },
+    ),
+    plain("detached-tree", |stage| {
+        let tree = native(
+            Call::OpenTree,
+            &[
+                libc::AT_FDCWD.into(),
+                (&text(stage.folder.clone())).into(),
+                OPEN_TREE_CLONE.into(),
+            ],
+        )?;
+        open_nameless(stage, tree)
+    }),
+    prepared("detached-lazily", make_mount, |stage| {
+        own_mounts()?;
+        let there = format!("{}/mount", stage.folder);
+        mount_bind(&stage.folder, &there)?;
+        let descriptor = path_descriptor(&there)?;
+        unmount(&there, UnmountFlags::DETACH)?;
+        open_nameless(stage, descriptor)
+    }),
+    prepared("overlay-merged", make_overlay, |stage| {
+        stage.open(&stage.path)
+    }),
+    prepared("overlay-lower", make_overlay, |stage| {
+        tell("another-file", "");
+        stage.named(&format!("{}/merged/secret", stage.folder));
+        stage.open(&stage.below("merged/secret"))
+    }),
+    prepared("overlay-upper", make_overlay, |stage| {
+        tell("another-file", "");
+        stage.named(&format!("{}/merged/secret", stage.folder));
+        stage.open(&stage.below("merged/secret"))
+    }),
+    prepared("overlay-lower-directly", make_overlay, |stage| {
+        stage.open(&stage.below("lower/secret"))
+    }),
+];
+
+/// From include/uapi/linux/mount.h.
+const OPEN_TREE_CLONE: i32 = 1;
+
+/// Opens the target under another path of its own.
+fn open_alias(stage: &Stage, name: &str) -> Result<()> {
+    let alias = format!("{}/{name}", stage.folder);
+    stage.named(&alias);
+    stage.open(&text(alias))
+}
+
+/// Opens the target where no path leads.
+fn open_nameless(stage: &Stage, folder: i32) -> Result<()> {
+    tell("nameless", "");
+    let name: CString = text("secret");
+    stage.read_from(|| {
+        Entry::Native.call(
+            Call::Openat,
+            &[folder.into(), (&name).into(), libc::O_RDONLY.into()],
+        )
+    })
+}
+
+/// Makes mounts that nobody else sees, and that end with the process.
+pub fn own_mounts() -> Result<()> {
+    super::processes::unshare(libc::CLONE_NEWNS)?;
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", flags).context("cannot make mounts private")
+}
+
+fn make_directory(stage: &Stage, name: &str) -> Result<String> {
+    let path = format!("{}/{name}", stage.folder);
+    fs::create_dir_all(&path)?;
+    Ok(path)
+}
+
+fn make_mount(stage: &Stage) -> Result<()> {
+    make_directory(stage, "mount").map(drop)
+}
+
+/// Lays an overlay over `lower` and `upper`. The target was put where the
+/// rule has it; a merged one comes from below.
+fn make_overlay(stage: &Stage) -> Result<()> {
+    for name in ["lower", "upper", "work", "merged"] {
+        make_directory(stage, name)?;
+    }
+    let merged = format!("{}/merged", stage.folder);
+    if stage.target.starts_with(&merged) {
+        fs::remove_file(&stage.target)?;
+        fs::write(format!("{}/lower/secret", stage.folder), SECRET)?;
+    }
+    let options = format!(
+        "lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work",
+        stage.folder
+    );
+    mount(
+        "overlay",
+        merged,
+        "overlay",
+        MountFlags::empty(),
+        &*text(options),
+    )
+    .context("cannot mount an overlay")
+}

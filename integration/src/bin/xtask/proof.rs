@@ -1,0 +1,60 @@
+//! `cargo xtask proof`: makes every attempt and writes `PROOF.md`.
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use shrike_integration::build::{Binaries, What};
+use shrike_integration::layout::Layout;
+use shrike_integration::proof::case::Setting;
+use shrike_integration::proof::{self, table};
+use shrike_integration::setup::{self, Kernel, Need};
+
+/// Attempts everything that a policy forbids, on every kernel and with every
+/// kind of hook, and writes what came of it to PROOF.md.
+#[derive(Args)]
+pub struct Proof {
+    /// Only on these kernels; PROOF.md is left as it is then.
+    #[arg(long, value_enum)]
+    kernel: Vec<Kernel>,
+    /// Only under these settings; PROOF.md is left as it is then.
+    #[arg(long, value_enum)]
+    setting: Vec<Setting>,
+}
+
+impl Proof {
+    /// Does it; fails when something did not end as it must.
+    pub fn run(self, layout: &Layout) -> Result<ExitCode> {
+        setup::prepare(layout, Need::Machines)?;
+        let binaries = Binaries::build(layout, What::Development)?;
+        let whole = self.kernel.is_empty() && self.setting.is_empty();
+        let proof = proof::prove(
+            layout,
+            &binaries,
+            or_all(&self.kernel, &Kernel::ALL),
+            or_all(&self.setting, &Setting::ALL),
+            &mut |line| eprintln!("proof: {line}"),
+        )?;
+        for line in &proof.differences {
+            println!("{line}");
+        }
+        if whole {
+            let file = layout.workspace().join(table::FILE);
+            fs::write(&file, &proof.table)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            eprintln!("proof: written to {}", table::FILE);
+        }
+        Ok(if proof.differences.is_empty() {
+            eprintln!("proof: every attempt ended as it must");
+            ExitCode::SUCCESS
+        } else {
+            eprintln!("proof: {} differences", proof.differences.len());
+            ExitCode::FAILURE
+        })
+    }
+}
+
+fn or_all<'a, T>(some: &'a [T], all: &'a [T]) -> &'a [T] {
+    if some.is_empty() { all } else { some }
+}

@@ -1,0 +1,51 @@
+//! Changing a protected file, its name or its rights.
+
+use crate::proof::case::{Case, Subject};
+
+/// The cases.
+pub const CASES: &[Case] = &[
+    Case::change("open-truncate", "open with `O_TRUNC`"),
+    Case::change("open-read-truncate", "open for reading with `O_TRUNC`"),
+    Case::change("creat", "creat"),
+    Case::change("compat-creat", "32-bit creat"),
+    Case::change("create", "create a protected name with `O_CREAT`"),
+    Case::change("create-below", "create a file in a protected directory")
+        .about(Subject::Directory("guarded", "secret")),
+    Case::change("truncate", "truncate"),
+    Case::change("truncate-link", "truncate through a hard link"),
+    Case::change("compat-truncate", "32-bit truncate"),
+    Case::change("unlink", "unlink"),
+    Case::change("compat-unlink", "32-bit unlink"),
+    Case::change("unlink-below", "unlink in a protected directory")
+        .about(Subject::Directory("guarded", "secret")),
+    Case::change("uring-unlink", "io_uring unlinkat"),
+    Case::change("rename-away", "rename to another name"),
+    Case::change("rename-over", "rename another file over it"),
+    Case::change("rename-exchange", "exchange it with another file"),
+    Case::change(
+        "rename-into",
+        "rename a file to a protected name that is free",
+    ),
+    Case::change("uring-rename-over", "io_uring renameat over it"),
+    Case::change("compat-rename-over", "32-bit rename over it"),
+    Case::change("link", "make a hard link to it"),
+    Case::change(
+        "link-descriptor",
+        "make a hard link to an `O_PATH` descriptor of it",
+    ),
+    Case::change(
+        "link-into",
+        "link a nameless file (`O_TMPFILE`) to a protected name",
+    ),
+    Case::change("uring-link", "io_uring linkat"),
+    Case::change("symlink-into", "make a symbolic link of a protected name"),
+    Case::change("mkdir-into", "make a directory of a protected name"),
+    Case::change("mknod-into", "make a FIFO of a protected name"),
+    Case::change("chmod", "chmod"),
+    Case::change(
+        "chmod-descriptor",
+        "chmod of `/proc/self/fd` of an `O_PATH` descriptor",
+    ),
+    Case::change("chown", "chown"),
+    Case::change("setxattr", "set an extended attribute"),
+];

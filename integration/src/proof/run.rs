@@ -1,0 +1,122 @@
+//! Making every attempt in a machine.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
+
+use super::case::{Action, Setting};
+use super::finding::Run;
+use crate::build::Binaries;
+use crate::layout::Layout;
+use crate::setup::Kernel;
+use crate::vm::{Job, Machine, Outcome, Spec};
+
+const AGENT: &str = "/usr/bin/shrike-agent";
+const GUEST: &str = "/usr/lib/shrike/guest";
+const POLICY: &str = "/root/proof.yaml";
+
+/// Programs are loaded and verified first, which an emulated processor takes
+/// its time for.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// All attempts take some ten seconds emulated.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// SIGTERM.
+const TERMINATE: i32 = 15;
+
+/// Boots a machine to make attempts in.
+///
+/// # Errors
+/// When it does not come up.
+pub fn boot(layout: &Layout, binaries: &Binaries, kernel: Kernel) -> Result<Machine> {
+    let name = format!("proof-{kernel}").replace('.', "-");
+    let spec = Spec::new(&name, kernel).program(&binaries.agent, AGENT);
+    Machine::boot(layout, &binaries.guest, spec)
+}
+
+/// Makes every attempt under one setting.
+///
+/// # Errors
+/// When a part cannot be carried out; that an attempt ends otherwise than it
+/// must is no error here.
+pub fn run(machine: &Machine, setting: Setting) -> Result<Run> {
+    let before = lines(machine, &["prepare"])?;
+    let agent = watch(machine, setting.attach(), setting.action())?;
+    agent.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
+        let stderr = String::from_utf8_lossy(stderr);
+        stderr.lines().any(|line| line == "ready").then_some(())
+    })?;
+    let attempts = lines(machine, &["attempt"])?;
+    agent.signal(TERMINATE)?;
+    let finished = agent.wait(READY_TIMEOUT)?;
+    ensure!(
+        finished.outcome == Outcome::SUCCESS,
+        "the agent ended with {:?}:\n{}",
+        finished.outcome,
+        finished.stderr_text()
+    );
+    ensure!(
+        finished.stderr_text().contains("lost 0"),
+        "events were lost, so nothing is proven:\n{}",
+        finished.stderr_text()
+    );
+    Ok(Run {
+        before,
+        attempts,
+        after: lines(machine, &["inspect"])?,
+        events: parse(&finished.stdout_text())?,
+    })
+}
+
+/// What an agent says whose hooks cannot do what the rules ask for.
+///
+/// # Errors
+/// When it starts all the same.
+pub fn refusal(machine: &Machine, attach: &str, action: Action) -> Result<String> {
+    let agent = watch(machine, attach, action)?;
+    let finished = agent.wait(READY_TIMEOUT).context("it should refuse")?;
+    match finished.outcome {
+        Outcome::Code(code) if code != 0 => Ok(finished.stderr_text()),
+        outcome => bail!("it ended with {outcome:?}:\n{}", finished.stderr_text()),
+    }
+}
+
+fn watch(machine: &Machine, attach: &str, action: Action) -> Result<Job> {
+    let policy = guest(machine, &["policy", "--action", action.word()])?;
+    machine.write(POLICY, 0o644, policy.as_bytes())?;
+    machine
+        .command(AGENT)
+        .args(["watch", "--attach", attach, "--opens", "all"])
+        .args(["--policy", POLICY, "-o", "json"])
+        .spawn()
+}
+
+fn guest(machine: &Machine, arguments: &[&str]) -> Result<String> {
+    let finished = machine
+        .command(GUEST)
+        .arg("proof")
+        .args(arguments.iter().copied())
+        .timeout(ATTEMPT_TIMEOUT)
+        .run()?;
+    ensure!(
+        finished.outcome == Outcome::SUCCESS,
+        "on {}: proof {} ended with {:?}:\n{}",
+        machine.name(),
+        arguments.join(" "),
+        finished.outcome,
+        finished.stderr_text()
+    );
+    Ok(finished.stdout_text())
+}
+
+fn lines<T: DeserializeOwned>(machine: &Machine, arguments: &[&str]) -> Result<Vec<T>> {
+    parse(&guest(machine, arguments)?)
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<Vec<T>> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("not as agreed: {line}")))
+        .collect()
+}
