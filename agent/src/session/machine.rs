@@ -22,7 +22,7 @@ use shrike_proto::{
     wire::ingest,
 };
 
-use super::Backoff;
+use super::{Backoff, contradiction::Contradiction};
 use crate::{
     config::{BatchLimits, QueueLimits},
     queue::Queue,
@@ -231,48 +231,41 @@ impl Session {
         welcome: &ingest::Welcome,
         now: Instant,
     ) -> Vec<Command> {
-        let mut commands = Vec::new();
-        if attempt != self.attempt {
-            return commands;
-        }
-        if !matches!(self.state, State::Opening { .. }) {
-            self.abandon("a second welcome", now, &mut commands);
-            return commands;
-        }
-        let durable = SequenceNumber(welcome.durable_sequence);
-        self.queue.rewind();
-        if let Err(error) = self.queue.acknowledge(durable) {
-            self.abandon(&error.to_string(), now, &mut commands);
-            return commands;
-        }
-        let first = self.queue.first_sequence().0;
-        if durable.0 + 1 < first {
-            // The hello said so; the collector accounts for them as missing
-            // from its store.
-            tracing::error!(
-                missing = first - durable.0 - 1,
-                "the collector's store lacks events that were acknowledged"
+        self.hear(attempt, now, |machine, commands| {
+            if !matches!(machine.state, State::Opening { .. }) {
+                return Err(Contradiction::SecondWelcome);
+            }
+            let durable = SequenceNumber(welcome.durable_sequence);
+            machine.queue.rewind();
+            machine.queue.acknowledge(durable)?;
+            let first = machine.queue.first_sequence().0;
+            if durable.0 + 1 < first {
+                // The hello said so; the collector accounts for them as
+                // missing from its store.
+                tracing::error!(
+                    missing = first - durable.0 - 1,
+                    "the collector's store lacks events that were acknowledged"
+                );
+            }
+            tracing::info!(
+                collector = machine.options.collectors[machine.collector],
+                durable = durable.0,
+                waiting = machine.queue.events_held(),
+                "delivering events"
             );
-        }
-        tracing::info!(
-            collector = self.options.collectors[self.collector],
-            durable = durable.0,
-            waiting = self.queue.events_held(),
-            "delivering events"
-        );
-        self.state = State::Streaming {
-            since: now,
-            credit: welcome.credit.clamp(1, CREDIT_MAX),
-            paused_until: None,
-            progress: now,
-            bare: None,
-        };
-        // Every session begins by telling the ledger.
-        self.ledger_sent = None;
-        self.ledger_sent_at = None;
-        commands.push(Command::Settled(durable));
-        self.stream(now, &mut commands);
-        commands
+            machine.state = State::Streaming {
+                since: now,
+                credit: welcome.credit.clamp(1, CREDIT_MAX),
+                paused_until: None,
+                progress: now,
+                bare: None,
+            };
+            // Every session begins by telling the ledger.
+            machine.ledger_sent = None;
+            machine.ledger_sent_at = None;
+            commands.push(Command::Settled(durable));
+            Ok(())
+        })
     }
 
     /// Events up to a number are on the collector's disk.
@@ -282,34 +275,20 @@ impl Session {
         ack: &ingest::Ack,
         now: Instant,
     ) -> Vec<Command> {
-        let mut commands = Vec::new();
-        if attempt != self.attempt {
-            return commands;
-        }
-        if !matches!(self.state, State::Streaming { .. }) {
-            self.abandon("an acknowledgement before the welcome", now, &mut commands);
-            return commands;
-        }
-        if ack.epoch != self.options.epoch.0 {
-            self.abandon("an acknowledgement of another epoch", now, &mut commands);
-            return commands;
-        }
-        let durable = SequenceNumber(ack.durable_sequence);
-        self.note_answer();
-        match self.queue.acknowledge(durable) {
-            Err(error) => {
-                self.abandon(&error.to_string(), now, &mut commands);
-                return commands;
+        self.hear(attempt, now, |machine, commands| {
+            machine.insist_on_session("an acknowledgement")?;
+            if ack.epoch != machine.options.epoch.0 {
+                return Err(Contradiction::OtherEpoch);
             }
-            Ok(0) => {}
-            Ok(_) => {
-                self.backoff.reset();
-                self.note_progress(now);
+            let durable = SequenceNumber(ack.durable_sequence);
+            machine.note_answer();
+            if machine.queue.acknowledge(durable)? > 0 {
+                machine.backoff.reset();
+                machine.note_progress(now);
             }
-        }
-        commands.push(Command::Settled(durable));
-        self.stream(now, &mut commands);
-        commands
+            commands.push(Command::Settled(durable));
+            Ok(())
+        })
     }
 
     /// The collector did not store a batch.
@@ -319,53 +298,20 @@ impl Session {
         nack: &ingest::Nack,
         now: Instant,
     ) -> Vec<Command> {
-        let mut commands = Vec::new();
-        if attempt != self.attempt {
-            return commands;
-        }
-        if !matches!(self.state, State::Streaming { .. }) {
-            self.abandon("a refusal before the welcome", now, &mut commands);
-            return commands;
-        }
-        let first = SequenceNumber(nack.first_sequence);
-        self.note_answer();
-        self.note_progress(now);
-        match &nack.reason {
-            Some(ingest::nack::Reason::RetryAfterMs(pause_ms)) => {
-                let pause = Duration::from_millis((*pause_ms).into()).min(PAUSE_MAX);
-                tracing::warn!(
-                    first = first.0,
-                    pause_ms,
-                    "the collector cannot store right now"
-                );
-                self.queue.rewind_to(first);
-                // What it refused may have been a ledger.
-                self.ledger_sent = None;
-                if let State::Streaming { paused_until, .. } = &mut self.state {
-                    *paused_until = Some(now + pause);
+        self.hear(attempt, now, |machine, _| {
+            machine.insist_on_session("a refusal")?;
+            machine.note_answer();
+            machine.note_progress(now);
+            let first = SequenceNumber(nack.first_sequence);
+            match &nack.reason {
+                Some(ingest::nack::Reason::RetryAfterMs(pause_ms)) => {
+                    machine.pause(first, *pause_ms, now);
                 }
+                Some(ingest::nack::Reason::Poison(reason)) => machine.quarantine(first, reason),
+                None => return Err(Contradiction::NoReason),
             }
-            Some(ingest::nack::Reason::Poison(reason)) => {
-                match self.queue.give_up(first, LossReason::Quarantined) {
-                    Some(events) => tracing::error!(
-                        first = first.0,
-                        events,
-                        reason = reason.escape_debug().to_string(),
-                        "the collector refused a batch for good: its events are lost"
-                    ),
-                    None => tracing::warn!(
-                        first = first.0,
-                        "the collector refused a batch that is not waiting"
-                    ),
-                }
-            }
-            None => {
-                self.abandon("a refusal without a reason", now, &mut commands);
-                return commands;
-            }
-        }
-        self.stream(now, &mut commands);
-        commands
+            Ok(())
+        })
     }
 
     /// The connection ended, or never came to be.
@@ -393,6 +339,64 @@ impl Session {
             State::Waiting { .. } | State::Opening { .. } => true,
         };
         self.queue.is_empty() && told
+    }
+
+    /// Takes in a word of the collector. One to an earlier attempt is
+    /// ignored; one that contradicts what was said costs the connection; after
+    /// any other, whatever can be sent goes out.
+    fn hear(
+        &mut self,
+        attempt: Attempt,
+        now: Instant,
+        take_in: impl FnOnce(&mut Self, &mut Vec<Command>) -> Result<(), Contradiction>,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if attempt == self.attempt {
+            match take_in(self, &mut commands) {
+                Ok(()) => self.stream(now, &mut commands),
+                Err(error) => self.abandon(&error.to_string(), now, &mut commands),
+            }
+        }
+        commands
+    }
+
+    fn insist_on_session(&self, word: &'static str) -> Result<(), Contradiction> {
+        match self.state {
+            State::Streaming { .. } => Ok(()),
+            State::Waiting { .. } | State::Opening { .. } => {
+                Err(Contradiction::BeforeWelcome(word))
+            }
+        }
+    }
+
+    fn pause(&mut self, first: SequenceNumber, pause_ms: u32, now: Instant) {
+        let pause = Duration::from_millis(pause_ms.into()).min(PAUSE_MAX);
+        tracing::warn!(
+            first = first.0,
+            pause_ms,
+            "the collector cannot store right now"
+        );
+        self.queue.rewind_to(first);
+        // What it refused may have been a ledger.
+        self.ledger_sent = None;
+        if let State::Streaming { paused_until, .. } = &mut self.state {
+            *paused_until = Some(now + pause);
+        }
+    }
+
+    fn quarantine(&mut self, first: SequenceNumber, reason: &str) {
+        match self.queue.give_up(first, LossReason::Quarantined) {
+            Some(events) => tracing::error!(
+                first = first.0,
+                events,
+                reason = reason.escape_debug().to_string(),
+                "the collector refused a batch for good: its events are lost"
+            ),
+            None => tracing::warn!(
+                first = first.0,
+                "the collector refused a batch that is not waiting"
+            ),
+        }
     }
 
     fn open(&mut self, now: Instant) -> Command {

@@ -5,6 +5,7 @@
 //! protocol: one gRPC stream to one collector, from dialling to its end.
 
 mod backoff;
+mod contradiction;
 mod link;
 mod machine;
 
