@@ -13,6 +13,7 @@ use crate::{
     certificates::Pki,
     client::{PATIENCE, Session, sealed, sequences},
     process::Home,
+    site::Site,
 };
 
 #[tokio::test]
@@ -25,7 +26,7 @@ async fn killed_collector_has_everything_it_acknowledged() {
     );
     let mut acknowledged = 0;
     for _ in 0..3 {
-        let collector = home.start();
+        let mut collector = home.start();
         let (mut session, welcome) = Session::open(&collector.address, &agent, "node-a")
             .await
             .unwrap();
@@ -67,28 +68,15 @@ async fn terminated_collector_tells_its_sessions_and_exits_with_0() {
 
 #[tokio::test]
 async fn event_sent_twice_is_stored_once() {
-    let pki = Pki::new();
-    let (home, agent, admin) = (
-        Home::new(&pki),
-        pki.issue("agent/node-a"),
-        pki.issue("admin/alice"),
-    );
-    let collector = home.start();
+    let site = Site::start();
     for durable in [10, 15] {
-        let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
-            .await
-            .unwrap();
+        let mut session = site.session().await;
         session.send_batch(sealed(1, 10)).await;
         assert_eq!(session.ack().await, durable);
         session.send_batch(sealed(6, 10)).await;
         assert_eq!(session.ack().await, 15);
     }
-    assert!(
-        sequences(&collector.address, &admin)
-            .await
-            .into_iter()
-            .eq(1..=15)
-    );
+    assert!(site.sequences().await.into_iter().eq(1..=15));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::{
     certificates::Pki,
     client::{Session, channel, hello, query, sealed},
     process::Home,
+    site::Site,
 };
 
 async fn check_refused_at_the_door(address: &str, files: &TlsFiles) {
@@ -45,11 +46,9 @@ async fn strangers_are_refused_at_the_door() {
 #[tokio::test]
 async fn client_without_a_certificate_is_refused() {
     use std::sync::Arc;
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
+    let site = Site::start();
     let mut roots = rustls::RootCertStore::empty();
-    let pem = std::fs::read(pki.ca()).unwrap();
+    let pem = std::fs::read(site.pki.ca()).unwrap();
     for certificate in
         <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::pem_slice_iter(
             &pem,
@@ -64,7 +63,7 @@ async fn client_without_a_certificate_is_refused() {
     .unwrap()
     .with_root_certificates(roots)
     .with_no_client_auth();
-    let channel = shrike_proto::transport::channel(&collector.address, Arc::new(config)).unwrap();
+    let channel = shrike_proto::transport::channel(site.address(), Arc::new(config)).unwrap();
     assert!(
         NodeServiceClient::new(channel)
             .list_nodes(ListNodesRequest {})
@@ -75,11 +74,8 @@ async fn client_without_a_certificate_is_refused() {
 
 #[tokio::test]
 async fn agent_speaks_for_its_own_node_only() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let agent = pki.issue("agent/node-a");
-    let mut session = Session::connect(&collector.address, &agent).await.unwrap();
+    let site = Site::start();
+    let mut session = Session::connect(site.address(), &site.agent).await.unwrap();
     session
         .send_hello(Hello {
             node: "node-b".to_owned(),
@@ -93,19 +89,16 @@ async fn agent_speaks_for_its_own_node_only() {
 
 #[tokio::test]
 async fn roles_keep_to_their_services() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
-    let status = query(&collector.address, &agent, QueryEventsRequest::default())
+    let site = Site::start();
+    let status = query(site.address(), &site.agent, QueryEventsRequest::default())
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
-    let Err(status) = Session::open(&collector.address, &admin, "alice").await else {
+    let Err(status) = Session::open(site.address(), &site.admin, "alice").await else {
         panic!("an admin opened an event session");
     };
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
-    let nodes = NodeServiceClient::new(channel(&collector.address, &admin))
+    let nodes = NodeServiceClient::new(channel(site.address(), &site.admin))
         .list_nodes(ListNodesRequest {})
         .await
         .unwrap()

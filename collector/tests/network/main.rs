@@ -4,6 +4,7 @@
 mod certificates;
 mod client;
 mod process;
+mod site;
 
 mod durability;
 mod identity;

@@ -15,21 +15,17 @@ use tonic::Code;
 
 use crate::{
     certificates::Pki,
-    client::{EPOCH, PATIENCE, Session, hello, sealed, sequences},
+    client::{EPOCH, PATIENCE, Session, hello, sealed},
     process::Home,
+    site::Site,
 };
 
 #[tokio::test]
 async fn garbage_on_the_port_disturbs_nobody() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let agent = pki.issue("agent/node-a");
-    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
-        .await
-        .unwrap();
+    let site = Site::start();
+    let mut session = site.session().await;
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], &[0xff; 70_000]] {
-        let mut socket = TcpStream::connect(&collector.address).await.unwrap();
+        let mut socket = TcpStream::connect(site.address()).await.unwrap();
         let _ = socket.write_all(garbage).await;
         let mut answer = Vec::new();
         let _ = timeout(PATIENCE, socket.read_to_end(&mut answer))
@@ -42,10 +38,8 @@ async fn garbage_on_the_port_disturbs_nobody() {
 
 #[tokio::test]
 async fn silent_client_is_closed_after_the_handshake_time_out() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let mut socket = TcpStream::connect(&collector.address).await.unwrap();
+    let site = Site::start();
+    let mut socket = TcpStream::connect(site.address()).await.unwrap();
     let mut answer = Vec::new();
     timeout(Duration::from_secs(8), socket.read_to_end(&mut answer))
         .await
@@ -74,16 +68,10 @@ async fn connections_past_the_cap_are_closed_at_once() {
 
 /// Sends a message after a good hello and returns why the session ended.
 async fn end_of(message: Option<stream_events_request::Message>) -> tonic::Status {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let (bad, good) = (pki.issue("agent/bad"), pki.issue("agent/good"));
-    let (mut victim, _) = Session::open(&collector.address, &good, "good")
-        .await
-        .unwrap();
-    let (mut session, _) = Session::open(&collector.address, &bad, "bad")
-        .await
-        .unwrap();
+    let site = Site::start();
+    let (bad, good) = (site.pki.issue("agent/bad"), site.pki.issue("agent/good"));
+    let (mut victim, _) = Session::open(site.address(), &good, "good").await.unwrap();
+    let (mut session, _) = Session::open(site.address(), &bad, "bad").await.unwrap();
     session.send(message).await;
     let status = session.end().await;
     victim.send_batch(sealed(1, 3)).await;
@@ -131,11 +119,8 @@ async fn second_hello_and_empty_message_end_their_sessions_only() {
 
 #[tokio::test]
 async fn batch_before_the_hello_is_refused() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let agent = pki.issue("agent/node-a");
-    let mut session = Session::connect(&collector.address, &agent).await.unwrap();
+    let site = Site::start();
+    let mut session = Session::connect(site.address(), &site.agent).await.unwrap();
     session.send_batch(sealed(1, 1)).await;
     let status = session.end().await;
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -144,13 +129,8 @@ async fn batch_before_the_hello_is_refused() {
 
 #[tokio::test]
 async fn poison_batch_is_refused_and_the_session_goes_on() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
-    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
-        .await
-        .unwrap();
+    let site = Site::start();
+    let mut session = site.session().await;
     session.send_batch(sealed(1, 10)).await;
     assert_eq!(session.ack().await, 10);
     let mut poison = sealed(11, 10);
@@ -175,22 +155,15 @@ async fn poison_batch_is_refused_and_the_session_goes_on() {
     }];
     session.send_batch(next).await;
     assert_eq!(session.ack().await, 30);
-    let found = sequences(&collector.address, &admin).await;
+    let found = site.sequences().await;
     assert!(found.into_iter().eq((1..=10).chain(21..=30)));
 }
 
 #[tokio::test]
 async fn newer_session_of_a_node_replaces_the_older() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let agent = pki.issue("agent/node-a");
-    let (mut older, _) = Session::open(&collector.address, &agent, "node-a")
-        .await
-        .unwrap();
-    let (mut newer, _) = Session::open(&collector.address, &agent, "node-a")
-        .await
-        .unwrap();
+    let site = Site::start();
+    let mut older = site.session().await;
+    let mut newer = site.session().await;
     assert_eq!(older.end().await.code(), Code::Aborted);
     newer.send_batch(sealed(1, 1)).await;
     assert_eq!(newer.ack().await, 1);

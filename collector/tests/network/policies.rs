@@ -28,6 +28,7 @@ use crate::{
     certificates::Pki,
     client::{PATIENCE, channel},
     process::Home,
+    site::Site,
 };
 
 struct Agent {
@@ -96,7 +97,7 @@ impl Agent {
     }
 }
 
-fn document(name: &str, role: Option<&str>) -> PolicyDocument {
+pub fn document(name: &str, role: Option<&str>) -> PolicyDocument {
     PolicyDocument {
         policy: Some(Policy {
             name: name.to_owned(),
@@ -120,7 +121,7 @@ fn document(name: &str, role: Option<&str>) -> PolicyDocument {
     }
 }
 
-fn push(parent: u64, documents: Vec<PolicyDocument>) -> PushPoliciesRequest {
+pub fn push(parent: u64, documents: Vec<PolicyDocument>) -> PushPoliciesRequest {
     PushPoliciesRequest {
         parent_generation: parent,
         documents,
@@ -151,14 +152,12 @@ async fn last(
 
 #[tokio::test]
 async fn push_reaches_the_nodes_that_it_selects() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let address = &collector.address;
-    let admin = channel(address, &pki.issue("admin/alice"));
+    let site = Site::start();
+    let address = site.address();
+    let admin = channel(address, &site.admin);
     let mut policies = PolicyServiceClient::new(admin.clone());
-    let mut web = Agent::connect(address, &pki.issue("agent/web"), "web", "web", None).await;
-    let mut db = Agent::connect(address, &pki.issue("agent/db"), "db", "db", None).await;
+    let mut web = Agent::connect(address, &site.pki.issue("agent/web"), "web", "web", None).await;
+    let mut db = Agent::connect(address, &site.pki.issue("agent/db"), "db", "db", None).await;
     // Both are known once they are listed.
     loop {
         let nodes = NodeServiceClient::new(admin.clone())
@@ -228,7 +227,7 @@ async fn book_survives_a_crash_and_offers_on_connect() {
     let pki = Pki::new();
     let home = Home::new(&pki);
     let (agent, admin) = (pki.issue("agent/web"), pki.issue("admin/alice"));
-    let collector = home.start();
+    let mut collector = home.start();
     PolicyServiceClient::new(channel(&collector.address, &admin))
         .push_policies(push(0, vec![document("p", None)]))
         .await
@@ -261,11 +260,8 @@ async fn book_survives_a_crash_and_offers_on_connect() {
 
 #[tokio::test]
 async fn mistakes_of_a_push_are_told_apart() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let admin = pki.issue("admin/alice");
-    let mut policies = PolicyServiceClient::new(channel(&collector.address, &admin));
+    let site = Site::start();
+    let mut policies = PolicyServiceClient::new(channel(site.address(), &site.admin));
     let mut code = async |request| policies.push_policies(request).await.unwrap_err().code();
     assert_eq!(
         code(push(7, vec![document("p", None)])).await,

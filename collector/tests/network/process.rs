@@ -120,7 +120,7 @@ impl Collector {
     }
 
     /// Ends it as a power cut of the process would.
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -15,20 +15,14 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    certificates::Pki,
-    client::{PATIENCE, START_UNIX_NS, Session, channel, query, sealed},
-    process::Home,
+    client::{PATIENCE, START_UNIX_NS, channel, query, sealed},
+    site::Site,
 };
 
 #[tokio::test]
 async fn queries_filter_limit_and_order() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
-    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
-        .await
-        .unwrap();
+    let site = Site::start();
+    let mut session = site.session().await;
     for index in 0..5 {
         session.send_batch(sealed(1 + index * 200, 200)).await;
         session.ack().await;
@@ -39,7 +33,7 @@ async fn queries_filter_limit_and_order() {
             order: order.into(),
             limit,
         };
-        let (events, summary) = query(&collector.address, &admin, request).await.unwrap();
+        let (events, summary) = query(site.address(), &site.admin, request).await.unwrap();
         let sequences: Vec<u64> = events
             .into_iter()
             .map(|stored| stored.event.unwrap().sequence)
@@ -74,7 +68,7 @@ async fn queries_filter_limit_and_order() {
         }),
         ..QueryEventsRequest::default()
     };
-    let status = query(&collector.address, &admin, nonsense)
+    let status = query(site.address(), &site.admin, nonsense)
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -82,16 +76,11 @@ async fn queries_filter_limit_and_order() {
 
 #[tokio::test]
 async fn tail_shows_what_arrives_from_then_on() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
-    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
-        .await
-        .unwrap();
+    let site = Site::start();
+    let mut session = site.session().await;
     session.send_batch(sealed(1, 10)).await;
     session.ack().await;
-    let mut tail = EventServiceClient::new(channel(&collector.address, &admin))
+    let mut tail = EventServiceClient::new(channel(site.address(), &site.admin))
         .tail_events(TailEventsRequest {
             filter: Some(EventFilter {
                 kinds: vec![Kind::Exit.into()],
@@ -119,13 +108,8 @@ async fn tail_shows_what_arrives_from_then_on() {
 
 #[tokio::test]
 async fn nodes_show_what_was_stored_and_lost() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
-    let (agent, admin) = (pki.issue("agent/node-a"), pki.issue("admin/alice"));
-    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
-        .await
-        .unwrap();
+    let site = Site::start();
+    let mut session = site.session().await;
     let mut batch = sealed(11, 40);
     batch.lost = vec![LostRange {
         first_sequence: 1,
@@ -149,7 +133,7 @@ async fn nodes_show_what_was_stored_and_lost() {
     });
     session.send_batch(batch).await;
     assert_eq!(session.ack().await, 50);
-    let listed = NodeServiceClient::new(channel(&collector.address, &admin))
+    let listed = NodeServiceClient::new(channel(site.address(), &site.admin))
         .list_nodes(ListNodesRequest {})
         .await
         .unwrap()
@@ -166,7 +150,7 @@ async fn nodes_show_what_was_stored_and_lost() {
     let lost: u64 = ledger.lost.iter().map(|loss| loss.count).sum();
     assert_eq!(ledger.seen, node.stored + lost);
 
-    let (_, summary) = query(&collector.address, &admin, QueryEventsRequest::default())
+    let (_, summary) = query(site.address(), &site.admin, QueryEventsRequest::default())
         .await
         .unwrap();
     let total: u64 = summary.losses[0].lost.iter().map(|loss| loss.count).sum();
@@ -175,12 +159,10 @@ async fn nodes_show_what_was_stored_and_lost() {
 
 #[tokio::test]
 async fn health_is_for_every_role() {
-    let pki = Pki::new();
-    let home = Home::new(&pki);
-    let collector = home.start();
+    let site = Site::start();
     for name in ["agent/node-a", "admin/alice"] {
         for service in ["", "shrike.ingest.v1.IngestService"] {
-            let health = HealthClient::new(channel(&collector.address, &pki.issue(name)))
+            let health = HealthClient::new(channel(site.address(), &site.pki.issue(name)))
                 .check(HealthCheckRequest {
                     service: service.to_owned(),
                 })
