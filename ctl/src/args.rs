@@ -156,6 +156,15 @@ pub struct NodesArgs {
 pub enum NodesCommand {
     /// Show one node: its hooks, its policy state and where its events went
     Show(NodeShowArgs),
+    /// Take a node that is gone for good off the list; its events stay
+    Forget(NodeForgetArgs),
+}
+
+/// `nodes forget`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeForgetArgs {
+    /// The node's name
+    pub node: NodeId,
 }
 
 /// `nodes show`.

@@ -93,6 +93,7 @@ async fn command(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Nodes(nodes) => match nodes.command {
             None => nodes::list(&global, nodes.output, output).await,
             Some(NodesCommand::Show(show)) => nodes::show(&global, show, output).await,
+            Some(NodesCommand::Forget(forget)) => nodes::forget(&global, forget, output).await,
         },
         Command::Events(events) => events::run(&global, *events, output).await,
         Command::Policy { command } => policy::run(&global, command, output).await,

@@ -11,14 +11,15 @@ use shrike_proto::{
     event::{compact::Colour, json::format_time},
     ledger::{Ledger, LossReason},
     wire::{
-        admin::{ListNodesRequest, ListNodesResponse, Node},
+        admin::{ForgetNodeRequest, ListNodesRequest, ListNodesResponse, Node},
         control::PolicyState,
         ingest::{Hook, LostRange, NodeInfo},
     },
 };
+use tonic::Code;
 
 use crate::{
-    args::{Format, Global, NodeShowArgs},
+    args::{Format, Global, NodeForgetArgs, NodeShowArgs},
     connection::Connection,
     failure::{Exit, Failure},
     output::Output,
@@ -73,6 +74,35 @@ pub(crate) async fn show(
             output.write(details(node, Timestamp::now(), output.colour()).as_bytes())?;
         }
     }
+    Ok(Exit::Ok)
+}
+
+/// `nodes forget`
+pub(crate) async fn forget(
+    global: &Global,
+    args: NodeForgetArgs,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let node = args.node.to_string();
+    let request = ForgetNodeRequest { node };
+    let connection = Connection::open(global).await?;
+    let answer = connection.nodes().forget_node(request).await;
+    answer.map_err(|refused| {
+        let hint = match refused.code() {
+            Code::FailedPrecondition => Some("stop its agent first: it would come right back"),
+            Code::NotFound => Some("`shrikectl nodes` lists them"),
+            _ => None,
+        };
+        let failure = Failure::from(refused);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    output.note(&format!(
+        "node {} is forgotten; its events stay, and it is back when its agent connects",
+        args.node
+    ));
     Ok(Exit::Ok)
 }
 

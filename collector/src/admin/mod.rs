@@ -23,9 +23,10 @@ fn status(error: FleetError) -> Status {
     match error {
         FleetError::Stopping => Status::unavailable(text),
         FleetError::Book(BookError::Conflict { .. }) => Status::aborted(text),
-        FleetError::Book(BookError::Unknown(_)) | FleetError::UnknownGeneration(_) => {
-            Status::not_found(text)
-        }
+        FleetError::Book(BookError::Unknown(_))
+        | FleetError::UnknownGeneration(_)
+        | FleetError::UnknownNode(_) => Status::not_found(text),
+        FleetError::Connected(_) => Status::failed_precondition(text),
         FleetError::Book(
             BookError::Nothing
             | BookError::Twice(_)

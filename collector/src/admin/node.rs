@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use shrike_proto::{
     id::{Epoch, NodeId},
-    wire::admin::{self, ListNodesRequest, ListNodesResponse, node_service_server::NodeService},
+    wire::admin::{
+        self, ForgetNodeRequest, ForgetNodeResponse, ListNodesRequest, ListNodesResponse,
+        node_service_server::NodeService,
+    },
 };
 use tonic::{Request, Response, Status};
 
@@ -12,10 +15,11 @@ use super::status;
 use crate::{
     chain::chain,
     fleet::{Fleet, NodeView},
+    listen::peer,
     store::{Store, stream::Watermark},
 };
 
-/// Lists nodes.
+/// Lists and forgets nodes.
 #[derive(Clone)]
 pub struct NodeAdmin {
     fleet: Fleet,
@@ -64,6 +68,18 @@ impl NodeService for NodeAdmin {
                 .collect(),
             policy_generation: generation.0,
         }))
+    }
+
+    async fn forget_node(
+        &self,
+        request: Request<ForgetNodeRequest>,
+    ) -> Result<Response<ForgetNodeResponse>, Status> {
+        let by = peer::identity(&request)?.to_string();
+        let node = NodeId::parse(&request.into_inner().node)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.fleet.forget(node.clone()).await.map_err(status)?;
+        tracing::info!(%node, by, "a node is forgotten");
+        Ok(Response::new(ForgetNodeResponse {}))
     }
 }
 

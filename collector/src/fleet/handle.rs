@@ -39,6 +39,12 @@ pub enum FleetError {
     /// There is no such generation.
     #[error("there is no generation {0}")]
     UnknownGeneration(Generation),
+    /// There is no such node.
+    #[error("no node `{0}` is known")]
+    UnknownNode(NodeId),
+    /// The node is here.
+    #[error("node `{0}` is connected")]
+    Connected(NodeId),
 }
 
 /// A node, and whether it is here.
@@ -113,6 +119,7 @@ pub(super) enum Request {
         traceparent: String,
         reply: oneshot::Sender<Result<Pushed, FleetError>>,
     },
+    Forget(NodeId, oneshot::Sender<Result<(), FleetError>>),
     Policies(oneshot::Sender<PolicyBookView>),
     Policy(
         PolicyName,
@@ -267,6 +274,16 @@ impl Fleet {
             reply,
         })
         .await?
+    }
+
+    /// Takes a node off the list. Its events stay, and it comes back when its
+    /// agent does.
+    ///
+    /// # Errors
+    /// [`FleetError::UnknownNode`], [`FleetError::Connected`], or
+    /// [`FleetError::NotStored`].
+    pub async fn forget(&self, node: NodeId) -> Result<(), FleetError> {
+        self.ask(|reply| Request::Forget(node, reply)).await?
     }
 
     /// Lists the policies in force.

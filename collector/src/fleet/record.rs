@@ -48,10 +48,19 @@ impl Node {
             stored.set_answer_state(answer.state);
             stored.answer_reason.clone_from(&answer.reason);
         }
+        self.replaced_by(Some(stored.encode_to_vec()))
+    }
+
+    /// Returns the change that removes the node from the store.
+    pub fn removal(&self) -> RecordChange {
+        self.replaced_by(None)
+    }
+
+    fn replaced_by(&self, value: Option<Vec<u8>>) -> RecordChange {
         RecordChange {
             collection: Collection::Nodes,
             key: self.name.as_str().as_bytes().to_vec(),
-            value: Some(stored.encode_to_vec()),
+            value,
         }
     }
 }

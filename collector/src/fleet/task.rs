@@ -136,6 +136,9 @@ impl Task {
                 let result = self.change(parent, change, by, dry_run, traceparent).await;
                 let _ = reply.send(result);
             }
+            Request::Forget(node, reply) => {
+                let _ = reply.send(self.forget(node).await);
+            }
             Request::Policies(reply) => {
                 let _ = reply.send(PolicyBookView {
                     generation: self.book.generation(),
@@ -355,6 +358,20 @@ impl Task {
         self.writer.records(record.changes()).await?;
         self.apply(record, traceparent);
         Ok(pushed)
+    }
+
+    async fn forget(&mut self, name: NodeId) -> Result<(), FleetError> {
+        let Some(node) = self.nodes.get(&name) else {
+            return Err(FleetError::UnknownNode(name));
+        };
+        if self.events.contains_key(&name) || self.controls.contains_key(&name) {
+            return Err(FleetError::Connected(name));
+        }
+        self.writer.records(vec![node.removal()]).await?;
+        self.nodes.remove(&name);
+        self.dirty.remove(&name);
+        self.changed.send_modify(|count| *count += 1);
+        Ok(())
     }
 
     fn apply(&mut self, record: GenerationRecord, traceparent: String) {
