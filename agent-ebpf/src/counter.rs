@@ -58,6 +58,8 @@ pub struct Counters {
     pub submitted: u64,
     /// Left out on purpose: the agent's own.
     pub filtered: u64,
+    /// Repeats of an event that went out before. Not part of `seen`.
+    pub repeated: u64,
     /// The ring had no room.
     pub lost_ring_full: u64,
     /// The map of operations under way had no room.
@@ -67,4 +69,4 @@ pub struct Counters {
     pub missed: u64,
 }
 
-const _: () = assert!(size_of::<Counters>() == 48);
+const _: () = assert!(size_of::<Counters>() == 56);

@@ -134,6 +134,12 @@ pub enum Dimension {
     ExeBelow = 3,
     /// A command name.
     Comm = 4,
+    /// A directory in which a rule names a file.
+    Parent = 5,
+    /// A file by its inode and device.
+    Identity = 6,
+    /// A directory by its inode and device.
+    IdentityBelow = 7,
 }
 
 /// Key of the policy map.
@@ -153,6 +159,22 @@ pub struct Key {
 const _: () = assert!(size_of::<Key>() == 24);
 
 impl Key {
+    /// Says whether it is about an inode, and not about a name.
+    pub fn is_of_inode(&self) -> bool {
+        self.dimension >= Dimension::Identity as u32
+    }
+
+    /// Builds the key of a file or directory that is known by its inode.
+    #[inline(always)]
+    pub fn of_inode(slot: u32, dimension: Dimension, device: u32, inode: u64) -> Self {
+        Self {
+            a: inode,
+            b: device as u64,
+            slot,
+            dimension: dimension as u32,
+        }
+    }
+
     /// Builds a key.
     #[inline(always)]
     pub fn new(slot: u32, dimension: Dimension, digest: Digest) -> Self {

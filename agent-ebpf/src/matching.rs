@@ -41,6 +41,8 @@ pub struct Evaluation {
     pub left: RuleSet,
     /// Every word of the exception looked at so far has the value.
     pub excepted: RuleSet,
+    /// Of the rules left, those whose path could not be resolved.
+    pub doubted: RuleSet,
 }
 
 impl Evaluation {
@@ -65,7 +67,11 @@ impl Evaluation {
             plan.exec
         };
         let excepted = left.and(&plan.excepted);
-        Self { left, excepted }
+        Self {
+            left,
+            excepted,
+            doubted: RuleSet::EMPTY,
+        }
     }
 
     /// Says whether no rule is left.
@@ -104,17 +110,42 @@ impl Evaluation {
         }
     }
 
+    /// Keeps, of the rules that give a path, those that say what happens when
+    /// there is none to be had. An exception that gives a path does not hold.
+    #[inline(always)]
+    pub fn doubt_path(&mut self, plan: &Plan) {
+        let free = &plan.free[Word::Path as usize].0;
+        let excepted_free = &plan.excepted_free[Word::Path as usize].0;
+        let mut index = 0;
+        while index < free.len() {
+            let asked = self.left.0[index] & !free[index];
+            let answer = plan.unknown_deny.0[index] | plan.unknown_kill.0[index];
+            self.doubted.0[index] = asked & answer;
+            self.left.0[index] &= free[index] | answer;
+            self.excepted.0[index] &= excepted_free[index];
+            index += 1;
+        }
+    }
+
     /// Returns the winner.
     #[inline(always)]
     pub fn decide(&self, plan: &Plan) -> Option<Decision> {
         let mut matched = self.left;
+        let mut kill = RuleSet::EMPTY;
+        let mut deny = RuleSet::EMPTY;
         let mut index = 0;
         while index < matched.0.len() {
             matched.0[index] &= !self.excepted.0[index];
+            let sure = matched.0[index] & !self.doubted.0[index];
+            let doubted = matched.0[index] & self.doubted.0[index];
+            kill.0[index] = sure & plan.kill.0[index] | doubted & plan.unknown_kill.0[index];
+            deny.0[index] = sure & plan.deny.0[index] | doubted & plan.unknown_deny.0[index];
             index += 1;
         }
-        let (rule, action) = if let Some(rule) = matched.and(&plan.kill).first() {
+        let (rule, action) = if let Some(rule) = kill.first() {
             (rule, Action::Kill)
+        } else if let Some(rule) = deny.first() {
+            (rule, Action::Deny)
         } else if let Some(rule) = matched.and(&plan.alert).first() {
             (rule, Action::Alert)
         } else {
@@ -129,8 +160,7 @@ impl Evaluation {
     }
 }
 
-/// What a rule asks for, as records carry it. Ordered by strength; 3 is left
-/// for a refusal.
+/// What a rule asks for, as records carry it. Ordered by strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Action {
@@ -138,7 +168,9 @@ pub enum Action {
     Record = 1,
     /// Mark it for a person.
     Alert = 2,
-    /// End the process.
+    /// Refuse the operation.
+    Deny = 3,
+    /// Refuse the operation where that can be done, and end the process.
     Kill = 4,
 }
 

@@ -53,6 +53,12 @@ macro_rules! offsets {
 }
 
 offsets! {
+    /// Command name.
+    task_comm: "task_struct" ["comm"] required;
+    /// `TS_*` flags.
+    task_status: "task_struct" ["thread_info.status"] required;
+    /// Number of the system call under way.
+    regs_number: "pt_regs" ["orig_ax"] required;
     /// Thread ID.
     task_pid: "task_struct" ["pid"] required;
     /// Thread group ID.
@@ -97,10 +103,30 @@ offsets! {
     signal_flags: "signal_struct" ["flags"] required;
     /// Wait status of a group that was made to exit.
     signal_group_exit_code: "signal_struct" ["group_exit_code"] required;
+    /// Counts the images that the process has run.
+    task_exec_id: "task_struct" ["self_exec_id"] required;
+    /// Root and working directory.
+    task_fs: "task_struct" ["fs"] required;
+    /// The path walk under way.
+    task_nameidata: "task_struct" ["nameidata"] required;
+    /// Mount of the root directory.
+    fs_root_mnt: "fs_struct" ["root.mnt"] required;
+    /// The root directory.
+    fs_root_dentry: "fs_struct" ["root.dentry"] required;
+    /// The name that is walked.
+    nameidata_name: "nameidata" ["name"] required;
+    /// Where the walk starts.
+    nameidata_dfd: "nameidata" ["dfd"] required;
+    /// Where the walk is.
+    nameidata_dentry: "nameidata" ["path.dentry"] required;
     /// Mount namespace.
     nsproxy_mnt_ns: "nsproxy" ["mnt_ns"] optional;
     /// Its number.
     mnt_ns_inum: "mnt_namespace" ["ns.inum"] optional;
+    /// Changes with every mount and unmount.
+    mnt_ns_event: "mnt_namespace" ["event"] required;
+    /// Where the file is: mount and tree.
+    file_path: "file" ["f_path", "__f_path"] required;
     /// Where the file is in the tree.
     file_dentry: "file" ["f_path.dentry", "__f_path.dentry"] required;
     /// The mount that it was reached through.
@@ -117,16 +143,34 @@ offsets! {
     dentry_name: "dentry" ["d_name.name", "__d_name.name"] required;
     /// The directory that it is in; itself for a root.
     dentry_parent: "dentry" ["d_parent"] required;
+    /// Hash of a component.
+    dentry_name_hash: "dentry" ["d_name.hash", "__d_name.hash"] required;
+    /// The file of the name; null for none.
+    dentry_inode: "dentry" ["d_inode"] required;
+    /// Null for a name that was taken away.
+    dentry_hash: "dentry" ["d_hash.pprev"] required;
     /// Root of a mounted file system.
     vfsmount_root: "vfsmount" ["mnt_root"] required;
     /// The `vfsmount` inside of a `mount`.
     mount_vfsmount: "mount" ["mnt"] required;
     /// The mount that this one is mounted on; itself for the first.
     mount_parent: "mount" ["mnt_parent"] required;
+    /// The namespace that the mount is in.
+    mount_mnt_ns: "mount" ["mnt_ns"] required;
     /// The directory that this one is mounted on.
     mount_mountpoint: "mount" ["mnt_mountpoint"] required;
     /// Inode number.
     inode_number: "inode" ["i_ino"] required;
+    /// Tells an inode from an earlier one of the same number.
+    inode_generation: "inode" ["i_generation"] required;
+    /// Type and permissions.
+    inode_mode: "inode" ["i_mode"] required;
+    /// Names of the inode.
+    inode_links: "inode" ["i_nlink", "__i_nlink"] required;
+    /// Owner.
+    inode_uid: "inode" ["i_uid"] required;
+    /// Owning group.
+    inode_gid: "inode" ["i_gid"] required;
     /// File system of the inode.
     inode_super: "inode" ["i_sb"] required;
     /// Kernel device number.
@@ -139,6 +183,10 @@ offsets! {
     bprm_file: "linux_binprm" ["file"] required;
     /// The kernel's copy of a path.
     filename_name: "filename" ["name"] required;
+    /// Flags of openat2(2).
+    how_flags: "open_how" ["flags"] required;
+    /// Mode of openat2(2).
+    how_mode: "open_how" ["mode"] required;
     /// Flags as the kernel opens.
     open_flag: "open_flags" ["open_flag"] required;
     /// Mode as the kernel creates.
@@ -158,8 +206,8 @@ mod tests {
             *value = number;
         }
         let offsets = Offsets::from_values(&values);
-        assert_eq!(offsets.task_pid, 0);
+        assert_eq!(offsets.task_comm, 0);
         assert_eq!(offsets.open_mode as usize, FIELDS.len() - 1);
-        assert_eq!(FIELDS[1].members, ["tgid"]);
+        assert_eq!(FIELDS[0].members, ["comm"]);
     }
 }

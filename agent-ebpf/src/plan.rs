@@ -134,12 +134,52 @@ pub struct PathDepths {
     pub below: Depths,
 }
 
+/// There are rules about opens.
+pub const ASKS_ABOUT_OPENS: u64 = 1 << 0;
+/// Some rule about opens gives no path: that a path concerns no rule does not
+/// settle an open.
+pub const OPENS_WITHOUT_PATH: u64 = 1 << 1;
+/// Some rule names a directory that is known by its inode.
+pub const DIRECTORIES_BY_IDENTITY: u64 = 1 << 2;
+
+/// Bits of a plan's [`Identities`]: a hundred rules leave one look-up in ten
+/// to a map that has the answer.
+pub const IDENTITY_BITS: usize = 1024;
+
+/// Inode numbers of the files and directories that rules name, as a Bloom
+/// filter with one function: a number that is not in it needs no look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Identities(pub [u64; IDENTITY_BITS / 64]);
+
+impl Identities {
+    /// Adds an inode number.
+    pub fn insert(&mut self, inode: u64) {
+        let bit = Self::bit(inode);
+        self.0[bit / 64] |= 1 << (bit % 64);
+    }
+
+    /// Says whether an inode number may have been added.
+    #[inline(always)]
+    pub fn may_contain(&self, inode: u64) -> bool {
+        let bit = Self::bit(inode);
+        self.0[bit / 64] >> (bit % 64) & 1 != 0
+    }
+
+    #[inline(always)]
+    fn bit(inode: u64) -> usize {
+        (inode ^ inode >> 10) as usize & (IDENTITY_BITS - 1)
+    }
+}
+
 /// One generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Plan {
     /// 0: nothing was ever loaded.
     pub generation: u64,
+    /// [`ASKS_ABOUT_OPENS`] and its like.
+    pub flags: u64,
     /// Seed of the digests in this slot.
     pub seed: Seed,
     /// Rules about opens.
@@ -158,17 +198,25 @@ pub struct Plan {
     pub excepted_free: [RuleSet; WORDS],
     /// Rules that ask for a kill.
     pub kill: RuleSet,
+    /// Rules that ask for a refusal.
+    pub deny: RuleSet,
     /// Rules that ask for an alert.
     pub alert: RuleSet,
     /// Rules in observe mode.
     pub observe: RuleSet,
+    /// Rules that refuse a path that cannot be resolved.
+    pub unknown_deny: RuleSet,
+    /// Rules that kill for a path that cannot be resolved.
+    pub unknown_kill: RuleSet,
+    /// Files and directories known by their inodes.
+    pub identities: Identities,
     /// Depths of the files that rules name.
     pub path_depths: PathDepths,
     /// Depths of the executables that rules name.
     pub exe_depths: PathDepths,
 }
 
-const _: () = assert!(size_of::<Plan>() == 24 + 14 * size_of::<RuleSet>() + 32);
+const _: () = assert!(size_of::<Plan>() == 32 + 17 * size_of::<RuleSet>() + IDENTITY_BITS / 8 + 32);
 
 /// Rules that name one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -200,6 +248,16 @@ mod tests {
         check(&[255], Some(255));
         for rule in 0..RULES_MAX {
             check(&[rule, 255], Some(rule as u32));
+        }
+    }
+
+    #[test]
+    fn identities_that_were_added_are_found() {
+        let mut identities = Identities::default();
+        for inode in [1, 77, 1 << 41 | 5] {
+            assert!(!identities.may_contain(inode), "{inode}");
+            identities.insert(inode);
+            assert!(identities.may_contain(inode), "{inode}");
         }
     }
 

@@ -112,6 +112,8 @@ pub enum Outcome {
     SparedKernelThread = 4,
     /// The agent is never killed.
     SparedAgent = 5,
+    /// The operation was refused, and nothing else done.
+    Denied = 6,
 }
 
 /// The path is longer or deeper than the programs walk, or unreadable.
@@ -128,6 +130,12 @@ pub const FLAG_COMPAT: u16 = 1 << 4;
 pub const FLAG_HAS_FILE: u16 = 1 << 5;
 /// The directory descriptor is what the caller gave.
 pub const FLAG_HAS_DIRECTORY: u16 = 1 << 6;
+
+/// The operation was refused.
+pub const FLAG_DENIED: u16 = 1 << 7;
+
+/// The file has no name any more.
+pub const FLAG_DELETED: u16 = 1 << 8;
 
 /// What every record begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -193,7 +201,8 @@ pub struct Process {
     pub comm: [u8; 16],
 }
 
-/// A file was opened, or could not be. Bytes: path as asked, resolved path.
+/// A file was opened, or could not be. Bytes: path as asked, resolved path,
+/// path as the task sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Open {
@@ -211,6 +220,16 @@ pub struct Open {
     pub asked_length: u16,
     /// Bytes of the resolved path.
     pub path_length: u16,
+    /// Bytes of the path as the task sees it, 0 where that is the same.
+    pub task_path_length: u16,
+    /// Type and permissions of the file.
+    pub file_mode: u16,
+    /// Names of the file.
+    pub links: u32,
+    /// Owner of the file.
+    pub owner_uid: u32,
+    /// Owning group of the file.
+    pub owner_gid: u32,
     /// Always 0.
     pub padding: u32,
 }
@@ -260,15 +279,17 @@ pub struct Exit {
     pub wait_status: u32,
     /// Always 0.
     pub padding: u32,
+    /// Opens that were no events of their own.
+    pub repeated_opens: u64,
 }
 
 const _: () = {
     assert!(size_of::<Process>() == 72);
     assert!(size_of::<Header>() == 120);
-    assert!(size_of::<Open>() == 32);
+    assert!(size_of::<Open>() == 48);
     assert!(size_of::<Exec>() == 32);
     assert!(size_of::<Fork>() == 16);
-    assert!(size_of::<Exit>() == 8);
+    assert!(size_of::<Exit>() == 16);
     assert!(core::mem::offset_of!(Header, cpu_sequence) == 16);
     assert!(core::mem::offset_of!(Header, rule) == 40);
     assert!(core::mem::offset_of!(Header, process) == 48);

@@ -4,7 +4,10 @@ use std::{num::NonZeroU64, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::CONFIG_PATH;
+use crate::{
+    config::CONFIG_PATH,
+    kernel::{Attachment, Opens},
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -62,9 +65,12 @@ pub struct WatchArgs {
     /// be given several times
     #[arg(long, value_name = "FILE")]
     pub policy: Vec<PathBuf>,
-    /// Of the opens, show only those that a rule matches
-    #[arg(long)]
-    pub matched_opens: bool,
+    /// Which opens to show
+    #[arg(long, value_enum, default_value_t = OpensArg::First)]
+    pub opens: OpensArg,
+    /// How to attach the decisions; without it, the best way there is
+    #[arg(long, value_enum)]
+    pub attach: Option<AttachArg>,
     /// How to print events
     #[arg(short, long, value_enum, default_value_t = Output::Compact)]
     pub output: Output,
@@ -74,6 +80,48 @@ pub struct WatchArgs {
     /// Size of the kernel's ring buffer: a power of two
     #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
     pub ring_bytes: u32,
+}
+
+/// Which opens are events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OpensArg {
+    /// Only those that a rule matches
+    Matched,
+    /// The first of each process, file and access; repeats are counted
+    First,
+    /// Every one
+    All,
+}
+
+impl From<OpensArg> for Opens {
+    fn from(opens: OpensArg) -> Self {
+        match opens {
+            OpensArg::Matched => Self::Matched,
+            OpensArg::First => Self::First,
+            OpensArg::All => Self::All,
+        }
+    }
+}
+
+/// How the decisions are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AttachArg {
+    /// BPF LSM: what a rule forbids is refused
+    Lsm,
+    /// fentry: processes can be killed, nothing can be refused
+    Fentry,
+    /// kprobes: the same, at a higher price
+    Kprobe,
+}
+
+impl From<AttachArg> for Attachment {
+    fn from(attach: AttachArg) -> Self {
+        match attach {
+            AttachArg::Lsm => Self::Lsm,
+            AttachArg::Fentry => Self::Fentry,
+            AttachArg::Kprobe => Self::Kprobe,
+        }
+    }
 }
 
 /// How to print events.

@@ -69,7 +69,8 @@ fn asked(event: &Event) -> Option<Receipt> {
         | Outcome::Observed
         | Outcome::SparedInit
         | Outcome::SparedKernelThread
-        | Outcome::SparedAgent => return None,
+        | Outcome::SparedAgent
+        | Outcome::Denied => return None,
     };
     Some(Receipt {
         generation: event.generation,
@@ -108,6 +109,7 @@ mod tests {
                 policy: PolicyName::parse("p").unwrap(),
                 rule: RuleName::parse("r").unwrap(),
                 outcome,
+                denied: false,
             }),
             fact,
         }

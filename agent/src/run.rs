@@ -42,7 +42,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let facts = NodeFacts::read().map_err(AgentError::Facts)?;
     let sensor = load(&SensorOptions {
         ring_bytes: config.ring_bytes,
-        ..SensorOptions::default()
+        opens: config.opens,
+        attachment: config.attach,
     })?;
     for line in hooks::lines(sensor.hooks()) {
         tracing::info!("{line}");

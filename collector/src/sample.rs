@@ -26,7 +26,7 @@ fn event(sequence: u64) -> Event {
         path: path.to_vec(),
         device: 0x80_0001,
         inode: 1000 + sequence % 7,
-        unresolved: false,
+        ..ResolvedPath::default()
     });
     let fact = match sequence % 4 {
         0 => Fact::Exec(Exec {
@@ -70,6 +70,7 @@ fn event(sequence: u64) -> Event {
             policy: PolicyName::parse("p").expect("a valid name"),
             rule: RuleName::parse("r").expect("a valid name"),
             outcome: Outcome::SignalSent,
+            denied: true,
         }),
         fact,
     }

@@ -319,7 +319,9 @@ fn file(path: &str, random: &mut Random) -> ResolvedPath {
         path: path.as_bytes().to_vec(),
         device: (8 << 20) | 1,
         inode: 100_000 + random.below(900) as u64,
-        unresolved: false,
+        mode: 0o100_644,
+        links: 1,
+        ..ResolvedPath::default()
     }
 }
 

@@ -7,8 +7,8 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel,
         bpf_probe_read_kernel_str,
     },
-    macros::kprobe,
-    programs::ProbeContext,
+    macros::{fentry, kprobe, lsm},
+    programs::{FEntryContext, LsmContext, ProbeContext},
 };
 use shrike_agent_ebpf::{
     counter::Hook,
@@ -19,7 +19,7 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
-    carry_out::carry_out,
+    carry_out::{Power, carry_out, refusal},
     emit::{Count, count},
     file_open::identity,
     judge,
@@ -36,43 +36,64 @@ const TAIL_BYTES: u64 = 256;
 /// A command name without its NUL.
 const COMM_BYTES_MAX: u64 = 15;
 
-/// `int security_bprm_check(struct linux_binprm *)`
+/// `int security_bprm_check(struct linux_binprm *)`, as a kprobe.
 #[kprobe]
 pub fn decide_exec(ctx: ProbeContext) -> u32 {
-    if let Some(bprm) = ctx.arg::<u64>(0) {
-        let _ = try_decide(bprm);
+    let (Some(bprm), Some(scratch)) = (ctx.arg::<u64>(0), scratch::acquire(scratch::KPROBE)) else {
+        count(Hook::ProcessExec, Count::Missed);
+        return 0;
+    };
+    let _ = decide(scratch::KPROBE, scratch, bprm, Power::Signal);
+    scratch::release(scratch);
+    0
+}
+
+/// The same, as an LSM program.
+#[lsm(hook = "bprm_check_security")]
+pub fn guard_exec(ctx: LsmContext) -> i32 {
+    if decide_preemptibly(ctx.arg(0), Power::Refuse) {
+        return refusal();
     }
     0
 }
 
-fn try_decide(bprm: u64) -> Result<(), Unreadable> {
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() };
-    let Some(scratch) = scratch::acquire(scratch::KPROBE) else {
-        count(Hook::ProcessExec, Count::Missed);
-        return Ok(());
-    };
-    let _ = decide(scratch, bprm, task);
-    scratch::release(scratch);
-    Ok(())
+/// The same, where there is no BPF LSM.
+#[fentry]
+pub fn watch_exec(ctx: FEntryContext) -> i32 {
+    decide_preemptibly(ctx.arg(0), Power::Signal);
+    0
 }
 
 #[inline(always)]
-fn decide(scratch: *mut Scratch, bprm: u64, task: u64) -> Result<(), Unreadable> {
+fn decide_preemptibly(bprm: u64, power: Power) -> bool {
+    let Some((slot, scratch)) = scratch::acquire_for_return() else {
+        count(Hook::ProcessExec, Count::Missed);
+        return false;
+    };
+    let refused = decide(slot, scratch, bprm, power);
+    scratch::release(scratch);
+    refused.unwrap_or(false)
+}
+
+/// Decides; true: the exec is refused.
+#[inline(always)]
+fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<bool, Unreadable> {
+    // SAFETY: no precondition.
+    let task = unsafe { bpf_get_current_task() };
     let file = read::<u64>(bprm, offset!(bprm_file))?;
     let filename = read::<u64>(bprm, offset!(bprm_filename))?;
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    walk::aim(scratch, file);
     {
         // SAFETY: taken by this program.
         let state = unsafe { &mut *scratch };
-        state.file = file;
         state.trigger = Trigger::Exec as u64;
         state.access = 0;
         state.flags = 0;
     }
-    coming_comm(scratch::KPROBE, filename);
-    let matched = judge::judge(scratch::KPROBE) != 0;
+    coming_comm(slot, filename);
+    let matched = judge::judge(slot) != 0;
 
     let exec = match exec_of(task) {
         Some(exec) => exec,
@@ -84,8 +105,9 @@ fn decide(scratch: *mut Scratch, bprm: u64, task: u64) -> Result<(), Unreadable>
     };
     // SAFETY: taken by this program.
     let state = unsafe { &mut *scratch };
+    let mut refused = false;
     if matched && u64::from(exec.judged.action) < state.action {
-        carry_out(state, task, tgid);
+        refused = carry_out(state, task, tgid, power);
     }
     let stronger = matched
         && (exec.judged.rule == u32::from(RULE_NONE)
@@ -96,12 +118,12 @@ fn decide(scratch: *mut Scratch, bprm: u64, task: u64) -> Result<(), Unreadable>
         (exec.device, exec.inode) = identity(file);
     }
     if stronger {
-        walk::walk_text(scratch::KPROBE, file);
+        walk::walk_text(slot, walk::UP_TO_NAMESPACE);
         // SAFETY: taken by this program.
         keep_judged_path(task, unsafe { &*scratch });
         exec.kept_path = 1;
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// Puts the command name that the new image will get into the scratch buffer:

@@ -20,6 +20,7 @@ use crate::{
     offsets::offset,
     progress::Judged,
     scratch::{self, RECORD_CAPACITY, Scratch, TEXT_END},
+    typed::{Pointer, field, load},
 };
 
 /// Records on their way to user space. The agent sets its size.
@@ -49,6 +50,7 @@ const BPF_RB_AVAIL_DATA: u64 = 0;
 pub enum Count {
     Seen,
     Filtered,
+    Repeated,
     LostPendingFull,
     Missed,
 }
@@ -65,6 +67,7 @@ pub fn count(hook: Hook, what: Count) {
     let cell = match what {
         Count::Seen => &raw mut counters.seen,
         Count::Filtered => &raw mut counters.filtered,
+        Count::Repeated => &raw mut counters.repeated,
         Count::LostPendingFull => &raw mut counters.lost_pending_full,
         Count::Missed => &raw mut counters.missed,
     };
@@ -131,6 +134,47 @@ pub extern "C" fn begin_record(slot: u32, kind_and_call: u32, result: i32) -> i3
     process.mount_namespace = 0;
     let _ = read_identity(process, task);
     0
+}
+
+/// Begins a record where the task is known to the verifier.
+#[inline(always)]
+pub fn begin_typed(scratch: *mut Scratch, kind_and_call: u32, result: i32, task: Pointer) {
+    // SAFETY: the scratch buffer is taken by the program that calls this.
+    let header = unsafe { &mut *header(scratch) };
+    header.kind = (kind_and_call & 0xff) as u8;
+    header.call = (kind_and_call >> 8) as u8;
+    header.result = result;
+    // SAFETY: no precondition.
+    header.cpu = unsafe { bpf_get_smp_processor_id() };
+    // SAFETY: no precondition.
+    header.boot_time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: no precondition.
+    header.process.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+    header.cpu_sequence = match SEQUENCE.get_ptr_mut(0) {
+        // SAFETY: `cell` is a live map value.
+        Some(cell) => unsafe { atomic_fetch_add(cell, 1) },
+        None => 0,
+    };
+    let process = &mut header.process;
+    let comm: [u64; 2] = [field!(task, task_comm), load(task, offset!(task_comm) + 8)];
+    // SAFETY: both are 16 bytes, aligned to 8.
+    unsafe { *process.comm.as_mut_ptr().cast::<[u64; 2]>() = comm };
+    process.tgid = field!(task, task_tgid);
+    process.tid = field!(task, task_pid);
+    let leader: Pointer = field!(task, task_group_leader);
+    process.start_boot_ns = field!(leader, task_start);
+    let parent: Pointer = field!(leader, task_real_parent);
+    process.parent_tgid = field!(parent, task_tgid);
+    let parent_leader: Pointer = field!(parent, task_group_leader);
+    process.parent_start_boot_ns = field!(parent_leader, task_start);
+    let cred: Pointer = field!(task, task_cred);
+    process.uid = field!(cred, cred_uid);
+    process.gid = field!(cred, cred_gid);
+    process.euid = field!(cred, cred_euid);
+    process.egid = field!(cred, cred_egid);
+    let nsproxy: Pointer = field!(task, task_nsproxy);
+    let namespace: Pointer = field!(nsproxy, nsproxy_mnt_ns);
+    process.mount_namespace = field!(namespace, mnt_ns_inum);
 }
 
 #[inline(always)]

@@ -17,7 +17,7 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
-    carry_out::{carry_out, is_agent},
+    carry_out::{Power, carry_out, is_agent},
     emit::{self, Count, count, kind_and_call},
     judge,
     memory::{Unreadable, read},
@@ -28,10 +28,10 @@ use crate::{
 };
 
 /// `__FMODE_EXEC`, include/linux/fs.h: the open is part of an exec.
-const FMODE_EXEC: u32 = 0x20;
-const FMODE_READ: u32 = 1;
-const FMODE_WRITE: u32 = 2;
-const O_TRUNC: u32 = 0o1000;
+pub const FMODE_EXEC: u32 = 0x20;
+pub const FMODE_READ: u32 = 1;
+pub const FMODE_WRITE: u32 = 2;
+pub const O_TRUNC: u32 = 0o1000;
 
 /// Largest errno, include/linux/err.h.
 const MAX_ERRNO: i64 = 4095;
@@ -120,9 +120,9 @@ fn decide(
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     let mode = read::<u32>(file, offset!(file_mode))?;
     {
+        walk::aim(scratch, file);
         // SAFETY: taken by this program.
         let state = unsafe { &mut *scratch };
-        state.file = file;
         state.trigger = Trigger::Open as u64;
         state.flags = 0;
         state.access = 0;
@@ -138,7 +138,7 @@ fn decide(
     // SAFETY: taken by this program.
     let state = unsafe { &mut *scratch };
     if matched {
-        carry_out(state, task, tgid);
+        carry_out(state, task, tgid, Power::Signal);
     }
     if let Some(open) = open {
         open.judged.take(state);
@@ -154,15 +154,7 @@ fn decide(
         count(Hook::OtherOpen, Count::Filtered);
         return Ok(());
     }
-    let judged = Judged {
-        generation: state.generation,
-        rule: state.rule as u32,
-        action: state.action as u32,
-        outcome: state.outcome as u32,
-        signal_result: state.signal_result as i32,
-        flags: state.flags as u32,
-        judged: 1,
-    };
+    let judged = Judged::of(state);
     let slot = scratch::KPROBE;
     emit::begin_record(slot, kind_and_call(Kind::Open as u32, 0), 0);
     emit::set_verdict(scratch, &judged);
@@ -173,8 +165,8 @@ fn decide(
     body.mode = 0;
     body.directory_fd = 0;
     body.asked_length = 0;
-    body.padding = 0;
-    append_file(slot, body, file);
+    clear_file(body);
+    append_file(slot, scratch, body, file);
     // SAFETY: taken by this program.
     let flags = unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE);
     emit::submit(
@@ -188,7 +180,7 @@ fn decide(
 
 /// Puts the current task's command name into the scratch buffer.
 #[inline(always)]
-fn own_comm(state: &mut Scratch) {
+pub fn own_comm(state: &mut Scratch) {
     // SAFETY: the helper fills the 16 bytes and pads them with zeroes.
     unsafe { bpf_get_current_comm(state.comm.as_mut_ptr().cast(), 16) };
     state.comm_length = comm_length(&state.comm);
@@ -212,13 +204,28 @@ fn zero_at(word: u64) -> u64 {
     ((below >> 7) & ONES).wrapping_mul(ONES) >> 56
 }
 
+/// Sets everything that is said of a file to nothing.
+#[inline(always)]
+pub fn clear_file(body: &mut Open) {
+    body.device = 0;
+    body.inode = 0;
+    body.path_length = 0;
+    body.task_path_length = 0;
+    body.file_mode = 0;
+    body.links = 0;
+    body.owner_uid = 0;
+    body.owner_gid = 0;
+    body.padding = 0;
+}
+
 /// Fills in device and inode, and appends the resolved path.
 #[inline(always)]
-fn append_file(slot: u32, body: &mut Open, file: u64) {
+fn append_file(slot: u32, scratch: *mut Scratch, body: &mut Open, file: u64) {
+    walk::aim(scratch, file);
     let (device, inode) = identity(file);
     body.device = device;
     body.inode = inode;
-    walk::walk_text(slot, file);
+    walk::walk_text(slot, walk::UP_TO_NAMESPACE);
     body.path_length = emit::append_text(slot) as u16;
 }
 
@@ -332,7 +339,7 @@ fn report(slot: u32, scratch: *mut Scratch, open: &OpenInProgress, asked: &Asked
     // SAFETY: taken by this program.
     let body = unsafe { &mut *emit::body::<Open>(scratch) };
     body.directory_fd = open.directory_fd;
-    body.padding = 0;
+    clear_file(body);
     if open.call == Call::None as u32 {
         body.flags = asked.kernel_flags;
         body.mode = u32::from(read::<u16>(asked.operation, offset!(open_mode)).unwrap_or(0));
@@ -345,12 +352,8 @@ fn report(slot: u32, scratch: *mut Scratch, open: &OpenInProgress, asked: &Asked
     let mut flags = open.flags | open.judged.flags;
     // SAFETY: taken by this program.
     unsafe { (*scratch).flags = 0 };
-    if failed {
-        body.device = 0;
-        body.inode = 0;
-        body.path_length = 0;
-    } else {
-        append_file(slot, body, returned);
+    if !failed {
+        append_file(slot, scratch, body, returned);
         // SAFETY: taken by this program.
         flags |= unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE);
     }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     digest::{Digest, Dimension, Key},
     matching::Evaluation,
-    plan::{Entry, Plan, RuleSet, Word, depth_bit},
+    plan::{DIRECTORIES_BY_IDENTITY, Entry, Plan, RuleSet, Word, depth_bit},
     record::{FLAG_PATH_UNRESOLVED, PATH_COMPONENTS_MAX, RULE_NONE},
 };
 
@@ -38,10 +38,17 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// Returns the number of the plan in force, and the plan.
 #[inline(always)]
-fn active() -> Option<(u32, &'static Plan)> {
+pub fn active() -> Option<(u32, &'static Plan)> {
     let slot = *ACTIVE_PLAN.get(0)? & 1;
     Some((slot, PLANS.get(slot)?))
 }
+
+/// A rule names the file or a directory above it, or nobody looked.
+pub const A_RULE: u64 = 0;
+/// No rule names the file; one names another file in its directory.
+pub const NOT_THIS_FILE: u64 = 1;
+/// No rule names the directory or anything in it.
+pub const NOTHING_IN_DIRECTORY: u64 = 2;
 
 /// Returns the generation in force.
 #[inline(always)]
@@ -74,6 +81,8 @@ pub extern "C" fn judge(slot: u32) -> i32 {
     state.outcome = 0;
     state.signal_result = 0;
     state.generation = 0;
+    state.concerns = A_RULE;
+    state.names_children = 0;
     let Some((plan_slot, plan)) = active() else {
         return 0;
     };
@@ -101,13 +110,30 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         state.dimension = 0;
         state.depths_exact = plan.path_depths.exact;
         state.depths_below = plan.path_depths.below;
-        let file = state.file;
-        if match_path(slot, file).is_err() {
-            // A rule that needs the path does not match; the event says why.
+        state.identities = plan.flags & DIRECTORIES_BY_IDENTITY;
+        let (dentry, vfsmount) = (state.target_dentry, state.target_mount);
+        let resolved = match_path(slot, dentry, vfsmount).is_ok();
+        add_identity(state, plan, dentry);
+        if resolved {
+            state.concerns = if is_clear(&state.hits) {
+                if state.names_children == 0 {
+                    NOTHING_IN_DIRECTORY
+                } else {
+                    NOT_THIS_FILE
+                }
+            } else {
+                A_RULE
+            };
+            state.evaluation.narrow(plan, Word::Path, &state.hits);
+        } else {
             state.flags |= u64::from(FLAG_PATH_UNRESOLVED);
-            clear(&mut state.hits);
+            if is_clear(&state.hits) {
+                state.evaluation.doubt_path(plan);
+            } else {
+                // The inode alone says which file it is.
+                state.evaluation.narrow(plan, Word::Path, &state.hits);
+            }
         }
-        state.evaluation.narrow(plan, Word::Path, &state.hits);
     }
     if state.evaluation.is_over() {
         return 0;
@@ -118,6 +144,7 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         state.dimension = Dimension::ExeExact as u64;
         state.depths_exact = plan.exe_depths.exact;
         state.depths_below = plan.exe_depths.below;
+        state.identities = 0;
         if match_executable(slot).is_err() {
             clear(&mut state.hits);
         }
@@ -147,6 +174,60 @@ fn add_hits(state: &mut Scratch, key: Key) {
     }
 }
 
+#[inline(always)]
+fn is_clear(hits: &Entry) -> bool {
+    hits.rules.is_empty() && hits.exceptions.is_empty()
+}
+
+/// Adds the rules that know the file by its inode.
+#[inline(always)]
+fn add_identity(state: &mut Scratch, plan: &Plan, dentry: u64) {
+    let Ok((device, inode)) = identity_of(dentry) else {
+        return;
+    };
+    if plan.identities.may_contain(inode) {
+        let slot = state.plan_slot as u32;
+        add_hits(
+            state,
+            Key::of_inode(slot, Dimension::Identity, device, inode),
+        );
+    }
+}
+
+/// Returns device and inode number of what a name stands for.
+#[inline(always)]
+fn identity_of(dentry: u64) -> Result<(u32, u64), Unreadable> {
+    let inode = read::<u64>(dentry, offset!(dentry_inode))?;
+    let number = read::<u64>(inode, offset!(inode_number))?;
+    let superblock = read::<u64>(inode, offset!(inode_super))?;
+    Ok((read(superblock, offset!(super_device))?, number))
+}
+
+/// Adds the rules that know a directory by its inode.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn match_directory(slot: u32, dentry: u64) -> i32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    // SAFETY: a live map value, taken by the program that calls this.
+    let state = unsafe { &mut *scratch };
+    let Some(plan) = PLANS.get(state.plan_slot as u32) else {
+        return 0;
+    };
+    let Ok((device, inode)) = identity_of(dentry) else {
+        return 0;
+    };
+    if plan.identities.may_contain(inode) {
+        let slot = state.plan_slot as u32;
+        add_hits(
+            state,
+            Key::of_inode(slot, Dimension::IdentityBelow, device, inode),
+        );
+    }
+    0
+}
+
 /// Matches the executable of the current process.
 #[inline(always)]
 fn match_executable(slot: u32) -> Result<(), Unreadable> {
@@ -160,14 +241,15 @@ fn match_executable(slot: u32) -> Result<(), Unreadable> {
     if file == 0 {
         return Err(Unreadable);
     }
-    match_path(slot, file)
+    let dentry = read::<u64>(file, offset!(file_dentry))?;
+    match_path(slot, dentry, read(file, offset!(file_mnt))?)
 }
 
 /// Gathers the rules that name a file or a directory above it, of the word
 /// that the scratch buffer is set up for.
 #[inline(always)]
-fn match_path(slot: u32, file: u64) -> Result<(), Unreadable> {
-    if match_path_of(slot, file) == 0 {
+fn match_path(slot: u32, dentry: u64, vfsmount: u64) -> Result<(), Unreadable> {
+    if match_path_of(slot, dentry, vfsmount) == 0 {
         Ok(())
     } else {
         Err(Unreadable)
@@ -178,11 +260,11 @@ fn match_path(slot: u32, file: u64) -> Result<(), Unreadable> {
 /// looks at it once for both words. Returns 0 when the path was resolved.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn match_path_of(slot: u32, file: u64) -> i32 {
+pub extern "C" fn match_path_of(slot: u32, dentry: u64, vfsmount: u64) -> i32 {
     let Some(scratch) = scratch::get(slot) else {
         return -1;
     };
-    if walk::start(scratch, file).is_err() || walk::digest(slot).is_err() {
+    if walk::start(scratch, dentry, vfsmount).is_err() || walk::digest(slot).is_err() {
         return -1;
     }
     // SAFETY: a live map value, taken by the program that calls this.
@@ -191,6 +273,7 @@ pub extern "C" fn match_path_of(slot: u32, file: u64) -> i32 {
     let depth = state.depth;
     let wanted = depth_bit(depth as u32);
     if state.depths_exact & wanted == 0 && state.depths_below == 0 {
+        // Neither this path nor one beside it is named.
         return 0;
     }
     let mut entered = 0;
@@ -218,6 +301,14 @@ pub extern "C" fn match_step(slot: u32, entered: u32) -> i32 {
     let state = unsafe { &mut *scratch };
     if state.depths_below & depth_bit(entered) != 0 {
         add_hits(state, key(state, 1));
+    }
+    if u64::from(entered) + 1 == state.depth && state.depths_exact & depth_bit(entered + 1) != 0 {
+        let parent = Key {
+            dimension: Dimension::Parent as u32,
+            ..key(state, 0)
+        };
+        // SAFETY: entries of a plan in force are not written or removed.
+        state.names_children = u64::from(unsafe { POLICY.get(parent) }.is_some());
     }
     // The digests lie leaf first.
     let index = hide(state.depth.wrapping_sub(1).wrapping_sub(u64::from(entered)));

@@ -30,9 +30,11 @@
 
 mod bprm_check;
 mod carry_out;
+mod clean;
 mod emit;
 mod exec_call;
 mod file_open;
+mod guard_open;
 mod judge;
 mod memory;
 mod offsets;
@@ -41,7 +43,12 @@ mod process_exec;
 mod process_exit;
 mod process_fork;
 mod progress;
+mod record_open;
+mod root;
 mod scratch;
+mod seen;
+mod typed;
+mod verdicts;
 mod walk;
 
 /// The verifier makes sure that no program gets here.

@@ -11,9 +11,21 @@ pub static OFFSETS: Offsets = Offsets::UNKNOWN;
 #[unsafe(no_mangle)]
 pub static AGENT_TGID: u32 = 0;
 
-/// 1: every open is an event. 0: only those that a rule matches.
+/// [`OPENS_MATCHED`] and its like.
 #[unsafe(no_mangle)]
-pub static RECORD_OPENS: u32 = 1;
+pub static RECORD_OPENS: u32 = OPENS_ALL;
+
+/// Only opens that a rule matches are events.
+pub const OPENS_MATCHED: u32 = 0;
+/// Every open is an event.
+pub const OPENS_ALL: u32 = 1;
+/// The first open of each process, file and access is an event.
+pub const OPENS_FIRST: u32 = 2;
+
+/// Random, and the agent's secret: nobody can look for two opens that the
+/// tables take for one.
+#[unsafe(no_mangle)]
+pub static SEEN_SEED: u64 = 0;
 
 /// Reads a value that the agent set. Volatile, or the compiler would put in
 /// the value that it sees here.

@@ -18,6 +18,7 @@ use shrike_agent_ebpf::{
 use crate::{
     carry_out::is_agent,
     emit::{self, Count, count, kind_and_call},
+    file_open::clear_file,
     judge,
     memory::{Unreadable, read, read_user},
     progress::{self, ENTERED, IDLE},
@@ -204,11 +205,8 @@ fn report_failure(open: &progress::OpenInProgress, result: i32) {
         body.flags = open.open_flags;
         body.mode = open.mode;
         body.directory_fd = open.directory_fd;
-        body.device = 0;
-        body.inode = 0;
         body.asked_length = asked_length as u16;
-        body.path_length = 0;
-        body.padding = 0;
+        clear_file(body);
         let mut flags = open.flags | u32::from(FLAG_FROM_USER_MEMORY);
         // Of a path that the kernel refused as too long, the record holds as
         // much as of the longest that it takes.

@@ -77,7 +77,8 @@ fn report(
     let mut flags = exec.flags | exec.judged.flags;
     let file = read::<u64>(bprm, offset!(bprm_file)).unwrap_or(0);
     (body.device, body.inode) = identity(file);
-    walk::walk_text(slot, file);
+    walk::aim(scratch, file);
+    walk::walk_text(slot, walk::UP_TO_NAMESPACE);
     body.path_length = emit::append_text(slot) as u16;
     // SAFETY: taken by this program.
     flags |= unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE);

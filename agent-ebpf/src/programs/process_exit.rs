@@ -18,7 +18,7 @@ use crate::{
     memory::{Unreadable, read},
     offsets::offset,
     progress::{EXECS, OPENS},
-    scratch,
+    scratch, seen,
 };
 
 /// `SIGNAL_GROUP_EXIT`, include/linux/sched/signal.h.
@@ -83,6 +83,7 @@ fn try_exit() -> Result<(), Unreadable> {
         let body = unsafe { &mut *emit::body::<Exit>(scratch) };
         body.wait_status = wait_status;
         body.padding = 0;
+        body.repeated_opens = seen::take_repeats(tgid);
         emit::submit(slot, Hook::ProcessExit as u32, 0, 0);
     }
     scratch::release(scratch);

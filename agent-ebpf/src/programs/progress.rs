@@ -54,6 +54,32 @@ impl Judged {
         judged: 0,
     };
 
+    /// The event was written; the return has nothing to add.
+    pub const REPORTED: Self = Self {
+        judged: 2,
+        ..Self::NOT
+    };
+
+    /// The failure was written; the system call has nothing to add.
+    pub const FAILED: Self = Self {
+        judged: 3,
+        ..Self::NOT
+    };
+
+    /// Takes a verdict out of a scratch buffer.
+    #[inline(always)]
+    pub fn of(scratch: &Scratch) -> Self {
+        Self {
+            generation: scratch.generation,
+            rule: scratch.rule as u32,
+            action: scratch.action as u32,
+            outcome: scratch.outcome as u32,
+            signal_result: scratch.signal_result as i32,
+            flags: scratch.flags as u32,
+            judged: 1,
+        }
+    }
+
     /// Forgets what an earlier operation was told.
     #[inline(always)]
     pub fn reset(&mut self) {

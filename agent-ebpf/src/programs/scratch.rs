@@ -53,8 +53,24 @@ pub struct Scratch {
     pub trigger: u64,
     /// `ACCESS_*`
     pub access: u64,
-    /// The file that is judged.
-    pub file: u64,
+    /// The name that is judged.
+    pub target_dentry: u64,
+    /// The mount that it is in.
+    pub target_mount: u64,
+    /// The task's root directory, and the mount that it is in.
+    pub task_root: u64,
+    /// See there.
+    pub task_root_mount: u64,
+    /// Where the walk ends early: a directory and its mount, or 0.
+    pub end_dentry: u64,
+    /// See there.
+    pub end_mount: u64,
+    /// Not 0: directories above are looked up by their inodes, too.
+    pub identities: u64,
+    /// What rules have to do with the path: `judge::A_RULE` and its like.
+    pub concerns: u64,
+    /// 1: a rule names a file in the directory.
+    pub names_children: u64,
     /// The command name, zero-padded.
     pub comm: [u64; 2],
     /// Bytes of the command name.
@@ -108,14 +124,17 @@ const _: () = assert!(size_of::<Scratch>() <= 32 * 1024);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
 
-const SLOTS: u32 = 4;
+const SLOTS: u32 = RETURN + POOL;
 
 /// For kprobes.
 pub const KPROBE: u32 = 0;
 /// For raw tracepoints.
 pub const TRACEPOINT: u32 = 1;
-/// For fexit programs, and the one behind it too.
+/// For LSM, fentry and fexit programs, and those behind it too.
 const RETURN: u32 = 2;
+/// Programs of different tasks that can wait on one CPU, each preempted by the
+/// next, and hold a buffer.
+const POOL: u32 = 4;
 
 /// Returns a buffer without taking it: for the steps that a program calls.
 #[inline(always)]
@@ -136,10 +155,14 @@ pub fn acquire(slot: u32) -> Option<*mut Scratch> {
 /// Takes a buffer for a program that can be preempted, and says which.
 #[inline(always)]
 pub fn acquire_for_return() -> Option<(u32, *mut Scratch)> {
-    if let Some(scratch) = acquire(RETURN) {
-        return Some((RETURN, scratch));
+    let mut slot = RETURN;
+    while slot < SLOTS {
+        if let Some(scratch) = acquire(slot) {
+            return Some((slot, scratch));
+        }
+        slot += 1;
     }
-    acquire(RETURN + 1).map(|scratch| (RETURN + 1, scratch))
+    None
 }
 
 /// Gives a buffer back.

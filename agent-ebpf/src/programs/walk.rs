@@ -10,9 +10,11 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
+    judge,
     memory::{Unreadable, hide, read},
     offsets::offset,
     scratch::{self, Scratch, TEXT_END},
+    typed::{Pointer, field},
 };
 
 /// Components and mount points that a walk passes at most.
@@ -22,11 +24,9 @@ const AGAIN: i32 = 1;
 const DONE: i32 = 0;
 const FAILED: i32 = -1;
 
-/// Stands at a file.
+/// Stands at a name in a mount.
 #[inline(always)]
-pub fn start(scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
-    let dentry = read::<u64>(file, offset!(file_dentry))?;
-    let vfsmount = read::<u64>(file, offset!(file_mnt))?;
+pub fn start(scratch: *mut Scratch, dentry: u64, vfsmount: u64) -> Result<(), Unreadable> {
     let root = read::<u64>(vfsmount, offset!(vfsmount_root))?;
     // SAFETY: `scratch` is a live map value that this program took.
     let scratch = unsafe { &mut *scratch };
@@ -36,6 +36,16 @@ pub fn start(scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
     scratch.depth = 0;
     scratch.path.start = TEXT_END;
     Ok(())
+}
+
+/// Makes a file the target. One that cannot be read is at address 0, where no
+/// walk comes far.
+#[inline(always)]
+pub fn aim(scratch: *mut Scratch, file: u64) {
+    // SAFETY: `scratch` is a live map value that this program took.
+    let scratch = unsafe { &mut *scratch };
+    scratch.target_dentry = read(file, offset!(file_dentry)).unwrap_or(0);
+    scratch.target_mount = read(file, offset!(file_mnt)).unwrap_or(0);
 }
 
 /// A component's place and length.
@@ -56,6 +66,9 @@ enum Step {
 #[inline(always)]
 fn step(scratch: &mut Scratch) -> Result<Step, Unreadable> {
     let dentry = scratch.dentry;
+    if dentry == scratch.end_dentry && scratch.mount == scratch.end_mount {
+        return Ok(Step::Root);
+    }
     if dentry == scratch.mount_root {
         let parent = read::<u64>(scratch.mount, offset!(mount_parent))?;
         if parent == scratch.mount {
@@ -93,9 +106,22 @@ pub extern "C" fn walk_digest_step(slot: u32) -> i32 {
     };
     // SAFETY: a live map value, taken by the program that calls this.
     let scratch = unsafe { &mut *scratch };
+    let before = scratch.dentry;
     let component = match step(scratch) {
-        Ok(Step::Component(component)) => component,
-        Ok(Step::Crossed) => return AGAIN,
+        Ok(Step::Component(component)) => {
+            if scratch.identities != 0 {
+                judge::match_directory(slot, scratch.dentry);
+            }
+            component
+        }
+        Ok(Step::Crossed) => {
+            // Above the root of a bind mount there are directories that the
+            // path does not name.
+            if scratch.identities != 0 {
+                match_above(slot, before);
+            }
+            return AGAIN;
+        }
         // No rule names what has no path.
         Ok(Step::Loose(_) | Step::Root) => return DONE,
         Err(Unreadable) => return FAILED,
@@ -141,6 +167,27 @@ pub extern "C" fn walk_digest_step(slot: u32) -> i32 {
     unsafe { *place = digest };
     scratch.depth = depth + 1;
     AGAIN
+}
+
+/// Looks up the directories above the root of a mount, up to the root of its
+/// file system, by their inodes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn match_above(slot: u32, mount_root: u64) -> i32 {
+    let mut dentry = mount_root;
+    let mut steps = 0;
+    while steps < PATH_COMPONENTS_MAX as u32 {
+        let Ok(parent) = read::<u64>(dentry, offset!(dentry_parent)) else {
+            return FAILED;
+        };
+        if parent == dentry {
+            return DONE;
+        }
+        judge::match_directory(slot, parent);
+        dentry = parent;
+        steps += 1;
+    }
+    FAILED
 }
 
 /// Digests every component, leaf first.
@@ -211,15 +258,27 @@ pub extern "C" fn walk_text_step(slot: u32) -> i32 {
     AGAIN
 }
 
-/// Resolves a file's path into the scratch buffer's text. A path that is too
-/// long, too deep or unreadable leaves no text and a flag.
+/// Resolves the path of the target in the scratch buffer into its text. A path
+/// that is too long, too deep or unreadable leaves no text and a flag.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn walk_text(slot: u32, file: u64) -> i32 {
+pub extern "C" fn walk_text(slot: u32, up_to: u32) -> i32 {
     let Some(scratch) = scratch::get(slot) else {
         return FAILED;
     };
-    if try_text(slot, scratch, file).is_ok() {
+    let (dentry, vfsmount) = {
+        // SAFETY: a live map value, taken by the program that calls this.
+        let state = unsafe { &mut *scratch };
+        if up_to == UP_TO_TASK {
+            state.end_dentry = state.task_root;
+            state.end_mount = state.task_root_mount - u64::from(offset!(mount_vfsmount));
+        }
+        (state.target_dentry, state.target_mount)
+    };
+    let text = try_text(slot, scratch, dentry, vfsmount);
+    // SAFETY: as above.
+    unsafe { (*scratch).end_dentry = 0 };
+    if text.is_ok() {
         return DONE;
     }
     // SAFETY: a live map value, taken by the program that calls this.
@@ -230,8 +289,19 @@ pub extern "C" fn walk_text(slot: u32, file: u64) -> i32 {
 }
 
 #[inline(always)]
-fn try_text(slot: u32, scratch: *mut Scratch, file: u64) -> Result<(), Unreadable> {
-    start(scratch, file)?;
+fn try_text(
+    slot: u32,
+    scratch: *mut Scratch,
+    dentry: u64,
+    vfsmount: u64,
+) -> Result<(), Unreadable> {
+    start(scratch, dentry, vfsmount)?;
+    try_rest(slot, scratch)
+}
+
+/// Goes on from where the walk is.
+#[inline(always)]
+fn try_rest(slot: u32, scratch: *mut Scratch) -> Result<(), Unreadable> {
     let mut steps = 0;
     while steps < STEPS_MAX {
         match walk_text_step(slot) {
@@ -245,6 +315,90 @@ fn try_text(slot: u32, scratch: *mut Scratch, file: u64) -> Result<(), Unreadabl
         steps += 1;
     }
     Err(Unreadable)
+}
+
+/// How far up a path goes.
+pub const UP_TO_NAMESPACE: u32 = 0;
+/// To the task's root directory.
+pub const UP_TO_TASK: u32 = 1;
+
+/// Makes a file that the verifier knows the target.
+#[inline(always)]
+pub fn aim_typed(scratch: *mut Scratch, file: Pointer, task: Pointer) {
+    let dentry: u64 = field!(file, file_dentry);
+    let mount: u64 = field!(file, file_mnt);
+    let fs: Pointer = field!(task, task_fs);
+    let root: u64 = field!(fs, fs_root_dentry);
+    let root_mount: u64 = field!(fs, fs_root_mnt);
+    // SAFETY: `scratch` is a live map value that this program took.
+    let scratch = unsafe { &mut *scratch };
+    scratch.target_dentry = dentry;
+    scratch.target_mount = mount;
+    scratch.task_root = root;
+    scratch.task_root_mount = root_mount;
+}
+
+/// Components that [`walk_typed`] passes by itself.
+const TYPED_STEPS: u32 = 16;
+
+/// Does what [`walk_text`] does for a file in the mount of the task's root,
+/// which is the namespace's: without a helper call for each pointer.
+#[inline(always)]
+pub fn walk_typed(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) {
+    let mount: Pointer = field!(file, file_mnt);
+    let fs: Pointer = field!(task, task_fs);
+    let root_mount: Pointer = field!(fs, fs_root_mnt);
+    let root: Pointer = field!(fs, fs_root_dentry);
+    if mount != root_mount {
+        walk_text(slot, UP_TO_NAMESPACE);
+        return;
+    }
+    let mut dentry: Pointer = field!(file, file_dentry);
+    // SAFETY: `scratch` is a live map value that this program took.
+    let state = unsafe { &mut *scratch };
+    let mut start = TEXT_END;
+    let mut steps = 0;
+    while steps < TYPED_STEPS {
+        if dentry == root {
+            state.path.start = start;
+            if steps == 0 {
+                state.depth = 0;
+                root_is_a_slash(scratch);
+            }
+            return;
+        }
+        let parent: Pointer = field!(dentry, dentry_parent);
+        if parent == dentry {
+            break;
+        }
+        let name: u64 = field!(dentry, dentry_name);
+        let length: u32 = field!(dentry, dentry_name_length);
+        let length = hide(u64::from(length));
+        if length > COMPONENT_BYTES_MAX as u64 || start < length + 1 {
+            break;
+        }
+        start = hide(start - length - 1);
+        if start > TEXT_END {
+            break;
+        }
+        // SAFETY: `start` is at most TEXT_END, and the text is a component
+        // longer.
+        let slash = unsafe { state.path.bytes.as_mut_ptr().add(start as usize) };
+        // SAFETY: as above.
+        unsafe { *slash = b'/' };
+        // SAFETY: as above.
+        let place = unsafe { slash.add(1) };
+        // SAFETY: `place` and `length` bytes behind it are inside of the text.
+        let result =
+            unsafe { bpf_probe_read_kernel(place.cast(), length as u32, name as *const _) };
+        if result != 0 {
+            break;
+        }
+        dentry = parent;
+        steps += 1;
+    }
+    // Deeper, longer, or without a directory: from the beginning.
+    walk_text(slot, UP_TO_NAMESPACE);
 }
 
 /// The root itself has no component, but a name.

@@ -3,6 +3,14 @@
 //! Every field of the file has one variable; a variable with the prefix that
 //! belongs to no field is an error, as an unknown field in the file is.
 
+use serde::{
+    Deserialize,
+    de::{
+        IntoDeserializer as _,
+        value::{self, StrDeserializer},
+    },
+};
+
 use super::{ConfigError, File};
 
 const PREFIX: &str = "SHRIKE_AGENT_";
@@ -47,6 +55,14 @@ const SETTINGS: &[Setting] = &[
     }),
     ("SHRIKE_AGENT_RING_BYTES", |file, value| {
         file.ring_bytes = Some(number(value)?);
+        Ok(())
+    }),
+    ("SHRIKE_AGENT_OPENS", |file, value| {
+        file.opens = Some(word(value)?);
+        Ok(())
+    }),
+    ("SHRIKE_AGENT_ATTACH", |file, value| {
+        file.attach = Some(word(value)?);
         Ok(())
     }),
     ("SHRIKE_AGENT_QUEUE_EVENTS_MAX", |file, value| {
@@ -102,6 +118,12 @@ fn number(value: &str) -> Result<u64, String> {
     value
         .parse()
         .map_err(|_| "expected a whole number".to_owned())
+}
+
+/// Reads one of a field's words as the file does.
+fn word<'a, T: Deserialize<'a>>(value: &'a str) -> Result<T, String> {
+    let value: StrDeserializer<'a, value::Error> = value.into_deserializer();
+    T::deserialize(value).map_err(|error| error.to_string())
 }
 
 fn closest(variable: &str) -> &'static str {

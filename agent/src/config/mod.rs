@@ -27,6 +27,8 @@ use shrike_proto::{
     transport,
 };
 
+use crate::kernel::{Attachment, Opens};
+
 /// Where `shrike-agent run` looks for its configuration.
 pub const CONFIG_PATH: &str = "/etc/shrike/agent.toml";
 
@@ -45,6 +47,10 @@ pub struct AgentConfig {
     pub otlp_endpoint: Option<String>,
     /// Size of the kernel's ring buffer: a power of two.
     pub ring_bytes: u32,
+    /// Which opens are events.
+    pub opens: Opens,
+    /// How the decisions are attached; `None`: the best way there is.
+    pub attach: Option<Attachment>,
     /// Bounds of the queue of events that wait for acknowledgement.
     pub queue: QueueLimits,
     /// When a batch is cut.
@@ -176,6 +182,10 @@ struct File {
     otlp_endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ring_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opens: Option<Opens>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attach: Option<Attachment>,
     #[serde(default)]
     tls: TlsSection,
     #[serde(default)]
@@ -254,6 +264,8 @@ impl File {
             labels: self.labels,
             otlp_endpoint,
             ring_bytes: check_ring(self.ring_bytes)?,
+            opens: self.opens.unwrap_or(Opens::First),
+            attach: self.attach,
             queue: self.queue.check()?,
             batch: self.batch.check()?,
         })
@@ -267,6 +279,8 @@ impl From<&AgentConfig> for File {
             collectors: Some(config.collectors.clone()),
             otlp_endpoint: config.otlp_endpoint.clone(),
             ring_bytes: Some(config.ring_bytes.into()),
+            opens: Some(config.opens),
+            attach: config.attach,
             tls: TlsSection {
                 ca: Some(config.tls.ca.clone()),
                 certificate: Some(config.tls.certificate.clone()),

@@ -5,6 +5,8 @@ node = "web-1"
 collectors = ["collector.example:7433", "[::1]:7433"]
 otlp_endpoint = "http://127.0.0.1:4317"
 ring_bytes = 1048576
+opens = "all"
+attach = "fentry"
 
 [tls]
 ca = "/etc/shrike/ca.pem"
@@ -39,6 +41,8 @@ fn whole_configuration_is_read() {
     assert_eq!(config.node.as_str(), "web-1");
     assert_eq!(config.collectors.len(), 2);
     assert_eq!(config.ring_bytes, 1 << 20);
+    assert_eq!(config.opens, Opens::All);
+    assert_eq!(config.attach, Some(Attachment::Fentry));
     assert_eq!(config.queue.events_max, 5000);
     assert_eq!(config.batch.delay, Duration::from_millis(50));
     assert_eq!(config.labels["role"], "web");
@@ -56,6 +60,8 @@ fn environment_wins_over_the_file() {
         WHOLE,
         &[
             ("SHRIKE_AGENT_NODE", "web-2"),
+            ("SHRIKE_AGENT_OPENS", "matched"),
+            ("SHRIKE_AGENT_ATTACH", "kprobe"),
             ("SHRIKE_AGENT_COLLECTORS", "a:1, b:2"),
             ("SHRIKE_AGENT_TLS_KEY", "/k"),
             ("SHRIKE_AGENT_LABELS", "role=db,zone=x"),
@@ -65,6 +71,8 @@ fn environment_wins_over_the_file() {
     )
     .unwrap();
     assert_eq!(config.node.as_str(), "web-2");
+    assert_eq!(config.opens, Opens::Matched);
+    assert_eq!(config.attach, Some(Attachment::Kprobe));
     assert_eq!(config.collectors, ["a:1", "b:2"]);
     assert_eq!(config.tls.key, Path::new("/k"));
     assert_eq!(config.labels["zone"], "x");

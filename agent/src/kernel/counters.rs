@@ -13,7 +13,7 @@ pub struct HookCounters {
     pub seen: u64,
     /// Records that the ring took.
     pub submitted: u64,
-    /// Left out on purpose: the agent's own.
+    /// Left out on purpose: the agent's own, and repeats.
     pub filtered: u64,
     /// The ring had no room.
     pub lost_ring_full: u64,
@@ -93,9 +93,9 @@ impl HookCounters {
 impl From<&Counters> for HookCounters {
     fn from(counters: &Counters) -> Self {
         Self {
-            seen: counters.seen,
+            seen: counters.seen + counters.repeated,
             submitted: counters.submitted,
-            filtered: counters.filtered,
+            filtered: counters.filtered + counters.repeated,
             lost_ring_full: counters.lost_ring_full,
             lost_pending_full: counters.lost_pending_full,
             missed: counters.missed,

@@ -33,6 +33,8 @@ pub struct VerdictSample {
     pub action: Action,
     /// What the kernel did about it.
     pub outcome: shrike_proto::event::Outcome,
+    /// The operation was refused.
+    pub denied: bool,
 }
 
 /// A record that is not of its form.
@@ -121,7 +123,7 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
         cpu_sequence,
         generation,
         process,
-        verdict: verdict(rule, action, outcome, signal_result)?,
+        verdict: verdict(rule, action, outcome, signal_result, &common)?,
         fact,
     })
 }
@@ -203,15 +205,30 @@ fn open(reader: &mut Reader<'_>, common: &Common) -> Result<Open, DecodeError> {
     let inode = reader.u64(PART)?;
     let asked_length = reader.u16(PART)?;
     let path_length = reader.u16(PART)?;
+    let task_path_length = reader.u16(PART)?;
+    let file_mode = reader.u16(PART)?;
+    let links = reader.u32(PART)?;
+    let owner_uid = reader.u32(PART)?;
+    let owner_gid = reader.u32(PART)?;
     let _padding = reader.u32(PART)?;
     let path_as_asked = reader.bytes(asked_length.into(), "path as asked")?.to_vec();
     let path = reader.bytes(path_length.into(), "resolved path")?;
+    let task_path = reader.bytes(task_path_length.into(), "path as the task sees it")?;
+    let file = resolved(common, path, device, inode).map(|file| ResolvedPath {
+        task_path: task_path.to_vec(),
+        mode: file_mode.into(),
+        links,
+        owner_uid,
+        owner_gid,
+        deleted: common.has(record::FLAG_DELETED),
+        ..file
+    });
     Ok(Open {
         syscall: common.syscall.to_owned(),
         result: common.result,
         path_as_asked,
         path_as_asked_truncated: common.has(record::FLAG_ASKED_TRUNCATED),
-        file: resolved(common, path, device, inode),
+        file,
         flags,
         mode,
         directory_fd,
@@ -267,6 +284,7 @@ fn resolved(common: &Common, path: &[u8], device: u32, inode: u64) -> Option<Res
         device: device.into(),
         inode,
         unresolved: common.has(record::FLAG_PATH_UNRESOLVED),
+        ..ResolvedPath::default()
     })
 }
 
@@ -288,6 +306,7 @@ fn exit(
 ) -> Result<Exit, DecodeError> {
     let wait_status = reader.u32("exit")?;
     let _padding = reader.u32("exit")?;
+    let repeated_opens = reader.u64("exit")?;
     Ok(Exit {
         // As the macros of wait(2) take it apart.
         code: wait_status >> 8 & 0xff,
@@ -298,6 +317,7 @@ fn exit(
             start => boot_time_ns.saturating_sub(start),
         },
         receipt: None,
+        repeated_opens,
     })
 }
 
@@ -306,6 +326,7 @@ fn verdict(
     action: u8,
     outcome: u8,
     signal_result: i32,
+    common: &Common,
 ) -> Result<Option<VerdictSample>, DecodeError> {
     use shrike_agent_ebpf::matching::Action as Asked;
     use shrike_proto::event::Outcome as Came;
@@ -316,6 +337,7 @@ fn verdict(
     let action = match action {
         asked if asked == Asked::Record as u8 => Action::Record,
         asked if asked == Asked::Alert as u8 => Action::Alert,
+        asked if asked == Asked::Deny as u8 => Action::Deny,
         asked if asked == Asked::Kill as u8 => Action::Kill,
         value => {
             return Err(DecodeError::Unknown {
@@ -332,6 +354,7 @@ fn verdict(
         came if came == Outcome::SparedInit as u8 => Came::SparedInit,
         came if came == Outcome::SparedKernelThread as u8 => Came::SparedKernelThread,
         came if came == Outcome::SparedAgent as u8 => Came::SparedAgent,
+        came if came == Outcome::Denied as u8 => Came::Denied,
         value => {
             return Err(DecodeError::Unknown {
                 field: "outcome",
@@ -343,6 +366,7 @@ fn verdict(
         rule,
         action,
         outcome,
+        denied: common.has(record::FLAG_DENIED),
     }))
 }
 

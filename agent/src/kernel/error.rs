@@ -67,6 +67,23 @@ pub enum SensorError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Which security modules are in use cannot be told.
+    #[error(
+        "cannot tell whether BPF LSM is active: /sys/kernel/security/lsm is not readable (mount securityfs)"
+    )]
+    LsmList {
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// BPF LSM is not among the security modules in use.
+    #[error(
+        "BPF LSM is not active: the security modules in use are {modules}; add bpf to them (kernel parameter lsm=…,bpf)"
+    )]
+    LsmInactive {
+        /// Those in use.
+        modules: String,
+    },
     /// A map could not be opened.
     #[error("cannot use the eBPF map {map}")]
     Map {
@@ -76,6 +93,9 @@ pub enum SensorError {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// Random numbers could not be had.
+    #[error("the system has no random numbers")]
+    Random,
     /// The ring's descriptor cannot be polled.
     #[error("cannot wait for events")]
     Poll(#[source] io::Error),

@@ -4,17 +4,20 @@ use std::{collections::HashSet, fs, io};
 
 use aya::{
     Btf, Ebpf,
-    programs::{FExit, KProbe, Program, ProgramError, RawTracePoint},
+    programs::{FEntry, FExit, KProbe, Lsm, Program, ProgramError, RawTracePoint},
 };
 
-use super::SensorError;
+use serde::{Deserialize, Serialize};
+
+use super::{SensorError, sensor::Opens};
 
 /// One hook, as the node reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookState {
     /// The kernel function or tracepoint, for example `__x64_sys_openat`.
     pub name: &'static str,
-    /// `kprobe`, `fexit` or `raw_tracepoint`; empty when not attached.
+    /// `lsm`, `fentry`, `fexit`, `kprobe` or `raw_tracepoint`; empty when not
+    /// attached.
     pub attached_as: &'static str,
     /// Why not; empty when attached.
     pub error: String,
@@ -22,19 +25,64 @@ pub struct HookState {
     pub required: bool,
 }
 
+/// How the decision about opens and execs is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attachment {
+    /// As BPF LSM programs: what a rule forbids is refused before it happens.
+    Lsm,
+    /// As fentry programs: a process is signalled, the operation goes on.
+    Fentry,
+    /// As kprobes: the same, at a higher price.
+    Kprobe,
+}
+
+impl Attachment {
+    /// Every way, the best first.
+    pub const ALL: [Self; 3] = [Self::Lsm, Self::Fentry, Self::Kprobe];
+
+    /// Returns the name that people see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lsm => "lsm",
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        match self {
+            Self::Lsm => LSM,
+            Self::Fentry => FENTRY,
+            Self::Kprobe => KPROBE,
+        }
+    }
+}
+
+const LSM: u8 = 1;
+const FENTRY: u8 = 2;
+const KPROBE: u8 = 4;
+/// Where the verifier knows the kernel's objects.
+const TYPED: u8 = LSM | FENTRY;
+const ANY: u8 = LSM | FENTRY | KPROBE;
+
 /// How a program hooks its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
-    Kprobe,
+    Lsm,
+    Fentry,
     Fexit,
+    Kprobe,
     RawTracepoint,
 }
 
 impl How {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Kprobe => "kprobe",
+            Self::Lsm => "lsm",
+            Self::Fentry => "fentry",
             Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
             Self::RawTracepoint => "raw_tracepoint",
         }
     }
@@ -47,6 +95,8 @@ enum Need {
     Always,
     /// Where opens are recorded.
     RecordedOpens,
+    /// Where every open is recorded.
+    AllOpens,
     /// Where opens are recorded and the kernel has the 32-bit system call.
     RecordedOpens32,
     /// Where the kernel has the 32-bit system call.
@@ -58,70 +108,152 @@ struct Hook {
     target: &'static str,
     how: How,
     need: Need,
+    /// The ways of attachment that it belongs to.
+    attachments: u8,
 }
 
 macro_rules! hooks {
-    ($($program:literal $how:ident $target:literal $need:ident;)*) => {
+    ($($program:literal $how:ident $target:literal $need:ident $attachments:ident;)*) => {
         const HOOKS: &[Hook] = &[
             $(Hook {
                 program: $program,
                 target: $target,
                 how: How::$how,
                 need: Need::$need,
+                attachments: $attachments,
             },)*
         ];
     };
 }
 
 // What ends an operation is attached before what begins it, so that no entry
-// waits for an end that nobody sees.
+// waits for an end that nobody sees. What makes a remembered path void is
+// attached before anything remembers one.
 hooks! {
-    "process_exit" RawTracepoint "sched_process_exit" Always;
-    "process_exec" RawTracepoint "sched_process_exec" Always;
-    "process_fork" RawTracepoint "sched_process_fork" Always;
-    "leave_execve" Fexit "__x64_sys_execve" Always;
-    "leave_execveat" Fexit "__x64_sys_execveat" Always;
-    "leave_execve32" Fexit "__ia32_compat_sys_execve" Only32;
-    "leave_execveat32" Fexit "__ia32_compat_sys_execveat" Only32;
-    "enter_execve" Kprobe "__x64_sys_execve" Always;
-    "enter_execveat" Kprobe "__x64_sys_execveat" Always;
-    "enter_execve32" Kprobe "__ia32_compat_sys_execve" Only32;
-    "enter_execveat32" Kprobe "__ia32_compat_sys_execveat" Only32;
-    "decide_exec" Kprobe "security_bprm_check" Always;
-    "leave_open" Fexit "__x64_sys_open" RecordedOpens;
-    "leave_creat" Fexit "__x64_sys_creat" RecordedOpens;
-    "leave_openat" Fexit "__x64_sys_openat" RecordedOpens;
-    "leave_openat2" Fexit "__x64_sys_openat2" RecordedOpens;
-    "leave_open32" Fexit "__ia32_compat_sys_open" RecordedOpens32;
-    "leave_creat32" Fexit "__ia32_sys_creat" RecordedOpens32;
-    "leave_openat32" Fexit "__ia32_compat_sys_openat" RecordedOpens32;
-    "leave_openat232" Fexit "__ia32_sys_openat2" RecordedOpens32;
-    "leave_file_open" Fexit "do_filp_open" RecordedOpens;
-    "enter_file_open" Kprobe "do_filp_open" RecordedOpens;
-    "enter_open" Kprobe "__x64_sys_open" RecordedOpens;
-    "enter_creat" Kprobe "__x64_sys_creat" RecordedOpens;
-    "enter_openat" Kprobe "__x64_sys_openat" RecordedOpens;
-    "enter_openat2" Kprobe "__x64_sys_openat2" RecordedOpens;
-    "enter_open32" Kprobe "__ia32_compat_sys_open" RecordedOpens32;
-    "enter_creat32" Kprobe "__ia32_sys_creat" RecordedOpens32;
-    "enter_openat32" Kprobe "__ia32_compat_sys_openat" RecordedOpens32;
-    "enter_openat232" Kprobe "__ia32_sys_openat2" RecordedOpens32;
-    "decide_open" Kprobe "security_file_open" Always;
+    "dentry_moved" Fexit "__d_move" Always TYPED;
+    "directory_removed" Fexit "vfs_rmdir" Always TYPED;
+    "process_exit" RawTracepoint "sched_process_exit" Always ANY;
+    "process_exec" RawTracepoint "sched_process_exec" Always ANY;
+    "process_fork" RawTracepoint "sched_process_fork" Always ANY;
+    "leave_execve" Fexit "__x64_sys_execve" Always ANY;
+    "leave_execveat" Fexit "__x64_sys_execveat" Always ANY;
+    "leave_execve32" Fexit "__ia32_compat_sys_execve" Only32 ANY;
+    "leave_execveat32" Fexit "__ia32_compat_sys_execveat" Only32 ANY;
+    "enter_execve" Kprobe "__x64_sys_execve" Always ANY;
+    "enter_execveat" Kprobe "__x64_sys_execveat" Always ANY;
+    "enter_execve32" Kprobe "__ia32_compat_sys_execve" Only32 ANY;
+    "enter_execveat32" Kprobe "__ia32_compat_sys_execveat" Only32 ANY;
+    "decide_exec" Kprobe "security_bprm_check" Always KPROBE;
+    "guard_exec" Lsm "bprm_check_security" Always LSM;
+    "watch_exec" Fentry "security_bprm_check" Always FENTRY;
+    "open_failed" Fexit "do_sys_openat2" AllOpens TYPED;
+    "opened_object" Fexit "dentry_open" RecordedOpens TYPED;
+    "opened_below" Fexit "do_file_open_root" RecordedOpens TYPED;
+    "opened" Fexit "do_filp_open" RecordedOpens TYPED;
+    "guard_open" Lsm "file_open" Always LSM;
+    "watch_open" Fentry "security_file_open" Always FENTRY;
+    "leave_open" Fexit "__x64_sys_open" RecordedOpens KPROBE;
+    "leave_creat" Fexit "__x64_sys_creat" RecordedOpens KPROBE;
+    "leave_openat" Fexit "__x64_sys_openat" RecordedOpens KPROBE;
+    "leave_openat2" Fexit "__x64_sys_openat2" RecordedOpens KPROBE;
+    "leave_open32" Fexit "__ia32_compat_sys_open" RecordedOpens32 KPROBE;
+    "leave_creat32" Fexit "__ia32_sys_creat" RecordedOpens32 KPROBE;
+    "leave_openat32" Fexit "__ia32_compat_sys_openat" RecordedOpens32 KPROBE;
+    "leave_openat232" Fexit "__ia32_sys_openat2" RecordedOpens32 KPROBE;
+    "leave_file_open" Fexit "do_filp_open" RecordedOpens KPROBE;
+    "enter_file_open" Kprobe "do_filp_open" RecordedOpens KPROBE;
+    "enter_open" Kprobe "__x64_sys_open" RecordedOpens KPROBE;
+    "enter_creat" Kprobe "__x64_sys_creat" RecordedOpens KPROBE;
+    "enter_openat" Kprobe "__x64_sys_openat" RecordedOpens KPROBE;
+    "enter_openat2" Kprobe "__x64_sys_openat2" RecordedOpens KPROBE;
+    "enter_open32" Kprobe "__ia32_compat_sys_open" RecordedOpens32 KPROBE;
+    "enter_creat32" Kprobe "__ia32_sys_creat" RecordedOpens32 KPROBE;
+    "enter_openat32" Kprobe "__ia32_compat_sys_openat" RecordedOpens32 KPROBE;
+    "enter_openat232" Kprobe "__ia32_sys_openat2" RecordedOpens32 KPROBE;
+    "decide_open" Kprobe "security_file_open" Always KPROBE;
+}
+
+/// What got attached.
+#[derive(Debug)]
+pub struct Attached {
+    /// How the decisions are attached.
+    pub attachment: Attachment,
+    /// Each hook.
+    pub hooks: Vec<HookState>,
 }
 
 /// Loads and attaches every hook, in an order that leaves nothing half seen.
+/// Without `wanted`, the best way that this kernel takes; a better one that it
+/// does not take is among the hooks, with its reason.
 ///
 /// # Errors
 /// [`SensorError::Hook`] for the first required hook that does not attach.
 pub fn attach(
     ebpf: &mut Ebpf,
     btf: &Btf,
-    record_opens: bool,
-) -> Result<Vec<HookState>, SensorError> {
+    opens: Opens,
+    wanted: Option<Attachment>,
+) -> Result<Attached, SensorError> {
     let symbols = kernel_functions();
+    let mut refused = Vec::new();
+    for attachment in Attachment::ALL {
+        if wanted.is_some_and(|wanted| wanted != attachment) {
+            continue;
+        }
+        let result = match attachment {
+            Attachment::Lsm => lsm_is_active(),
+            Attachment::Fentry | Attachment::Kprobe => Ok(()),
+        }
+        .and_then(|()| attach_as(ebpf, btf, attachment, opens, &symbols));
+        match result {
+            Ok(mut hooks) => {
+                hooks.splice(..0, refused);
+                return Ok(Attached { attachment, hooks });
+            }
+            Err(error) if wanted.is_none() && attachment != Attachment::Kprobe => {
+                detach(ebpf);
+                refused.push(HookState {
+                    name: match attachment {
+                        Attachment::Lsm => "BPF LSM",
+                        Attachment::Fentry | Attachment::Kprobe => "fentry",
+                    },
+                    attached_as: "",
+                    error: error.to_string(),
+                    required: false,
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    unreachable!("the last way returns")
+}
+
+/// Says whether BPF programs are asked: a kernel that has them built in, but
+/// not in its list of security modules, attaches them and never calls one.
+fn lsm_is_active() -> Result<(), SensorError> {
+    let modules = fs::read_to_string(LSM_LIST).map_err(|source| SensorError::LsmList { source })?;
+    if modules.trim().split(',').any(|module| module == "bpf") {
+        return Ok(());
+    }
+    Err(SensorError::LsmInactive {
+        modules: modules.trim().to_owned(),
+    })
+}
+
+/// The security modules in use, in the order that they are asked.
+const LSM_LIST: &str = "/sys/kernel/security/lsm";
+
+fn attach_as(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    attachment: Attachment,
+    opens: Opens,
+    symbols: &HashSet<String>,
+) -> Result<Vec<HookState>, SensorError> {
     HOOKS
         .iter()
-        .map(|hook| attach_one(ebpf, btf, hook, record_opens, &symbols))
+        .filter(|hook| hook.attachments & attachment.bit() != 0)
+        .map(|hook| attach_one(ebpf, btf, hook, opens, symbols))
         .collect()
 }
 
@@ -129,13 +261,15 @@ fn attach_one(
     ebpf: &mut Ebpf,
     btf: &Btf,
     hook: &Hook,
-    record_opens: bool,
+    opens: Opens,
     symbols: &HashSet<String>,
 ) -> Result<HookState, SensorError> {
+    let recorded = opens != Opens::Matched;
     let (wanted, required) = match hook.need {
         Need::Always => (true, true),
-        Need::RecordedOpens => (record_opens, record_opens),
-        Need::RecordedOpens32 => (record_opens, false),
+        Need::RecordedOpens => (recorded, recorded),
+        Need::AllOpens => (opens == Opens::All, opens == Opens::All),
+        Need::RecordedOpens32 => (recorded, false),
         Need::Only32 => (true, false),
     };
     let state = |attached_as, error: &str| HookState {
@@ -145,9 +279,9 @@ fn attach_one(
         required,
     };
     if !wanted {
-        return Ok(state("", "not needed: opens are not recorded"));
+        return Ok(state("", "not needed for the opens that are recorded"));
     }
-    let function = hook.how != How::RawTracepoint;
+    let function = !matches!(hook.how, How::RawTracepoint | How::Lsm);
     // Without the list of symbols the kernel's answer has to do.
     if !required && function && !symbols.is_empty() && !symbols.contains(hook.target) {
         return Ok(state("", "not on this kernel"));
@@ -164,15 +298,25 @@ fn attach_one(
 
 fn load_and_attach(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<(), ProgramError> {
     match hook.how {
-        How::Kprobe => {
-            let program: &mut KProbe = program.try_into()?;
-            program.load()?;
-            program.attach(hook.target, 0)?;
+        How::Lsm => {
+            let program: &mut Lsm = program.try_into()?;
+            program.load(hook.target, btf)?;
+            program.attach()?;
+        }
+        How::Fentry => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(hook.target, btf)?;
+            program.attach()?;
         }
         How::Fexit => {
             let program: &mut FExit = program.try_into()?;
             program.load(hook.target, btf)?;
             program.attach()?;
+        }
+        How::Kprobe => {
+            let program: &mut KProbe = program.try_into()?;
+            program.load()?;
+            program.attach(hook.target, 0)?;
         }
         How::RawTracepoint => {
             let program: &mut RawTracePoint = program.try_into()?;
@@ -200,13 +344,13 @@ fn required_hook_error(hook: &Hook, error: ProgramError) -> SensorError {
     }
     let reason = match (&error, hook.how) {
         (ProgramError::LoadError { verifier_log, .. }, _) => {
-            format!(
-                "this kernel's verifier refuses it: {}",
-                last_line(&verifier_log.to_string())
-            )
+            let log = verifier_log.to_string();
+            tracing::debug!(hook = %name, log, "the verifier's log");
+            format!("this kernel's verifier refuses it: {}", last_line(&log))
         }
         (_, How::Kprobe) => "this kernel has no such function to probe, or lacks CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y".to_owned(),
-        (_, How::Fexit) => "this kernel has no such function in its type information, or lacks CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y".to_owned(),
+        (_, How::Lsm) => "this kernel lacks CONFIG_BPF_LSM=y".to_owned(),
+        (_, How::Fentry | How::Fexit) => "this kernel has no such function in its type information, or lacks CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y".to_owned(),
         (_, How::RawTracepoint) => "this kernel lacks CONFIG_TRACEPOINTS=y".to_owned(),
     };
     SensorError::Hook {
@@ -259,6 +403,8 @@ pub fn detach(ebpf: &mut Ebpf) {
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
             Program::KProbe(program) => program.unload(),
+            Program::Lsm(program) => program.unload(),
+            Program::FEntry(program) => program.unload(),
             Program::FExit(program) => program.unload(),
             Program::RawTracePoint(program) => program.unload(),
             // The object has no others.

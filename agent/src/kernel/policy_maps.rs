@@ -22,8 +22,9 @@ use shrike_agent_ebpf::{
 use shrike_proto::{id::Generation, policy::PolicySet};
 
 use super::{
-    ApplyError, RuleTable,
-    rules::{Compiled, compile},
+    ApplyError, Attachment, RuleTable,
+    identity::identify,
+    rules::{Compiled, Ground, compile},
 };
 
 /// A generation that is in force.
@@ -40,6 +41,7 @@ pub struct AppliedPolicy {
 
 /// The maps that hold both generations.
 pub struct PolicyMaps {
+    attachment: Attachment,
     active: Array<MapData, u32>,
     plans: Array<MapData, Plan>,
     names: HashMap<MapData, Key, Entry>,
@@ -48,11 +50,13 @@ pub struct PolicyMaps {
 impl PolicyMaps {
     /// Takes over the maps; nothing is in force.
     pub fn new(
+        attachment: Attachment,
         active: Array<MapData, u32>,
         plans: Array<MapData, Plan>,
         names: HashMap<MapData, Key, Entry>,
     ) -> Self {
         Self {
+            attachment,
             active,
             plans,
             names,
@@ -72,7 +76,15 @@ impl PolicyMaps {
             .map_err(|source| map_error("read", ACTIVE, source))?
             & 1;
         let slot = in_force ^ 1;
-        let compiled = compile(set, slot, random_seed()?)?;
+        let compiled = compile(
+            set,
+            &Ground {
+                slot,
+                seed: random_seed()?,
+                attachment: self.attachment,
+                identify: &identify,
+            },
+        )?;
         self.clear(slot)?;
         self.write(slot, &compiled)?;
         let written = map_digest(&compiled.plan, &compiled.entries);
@@ -176,13 +188,15 @@ fn wait_for_decisions() {
     }
 }
 
-/// Digests what a slot holds, the seed and what depends on it left out.
+/// Digests what a slot holds, the seed and what depends on it left out, and
+/// so are the node's own inode numbers.
 fn map_digest(plan: &Plan, entries: &BTreeMap<Key, Entry>) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut sets = vec![plan.open, plan.exec, plan.read, plan.write, plan.excepted];
     sets.extend(plan.free);
     sets.extend(plan.excepted_free);
-    sets.extend([plan.kill, plan.alert, plan.observe]);
+    sets.extend([plan.kill, plan.deny, plan.alert, plan.observe]);
+    sets.extend([plan.unknown_deny, plan.unknown_kill]);
     for set in &sets {
         add_set(&mut context, set);
     }
@@ -198,6 +212,7 @@ fn map_digest(plan: &Plan, entries: &BTreeMap<Key, Entry>) -> [u8; 32] {
     // an order that does not.
     let mut values: Vec<(u32, [u64; RULE_WORDS], [u64; RULE_WORDS])> = entries
         .iter()
+        .filter(|(key, _)| !key.is_of_inode())
         .map(|(key, entry)| (key.dimension, entry.rules.0, entry.exceptions.0))
         .collect();
     values.sort_unstable();
@@ -229,10 +244,11 @@ mod tests {
 
     #[test]
     fn digest_does_not_depend_on_seed_or_slot() {
+        use super::super::rules::Identity;
         use shrike_proto::{
             event::Action,
             id::{PolicyName, RuleName},
-            policy::{Matcher, Mode, PathPattern, Policy, Rule, Trigger},
+            policy::{Matcher, Mode, OnUnknown, PathPattern, Policy, Rule, Trigger},
         };
         let set = |paths: &[&str]| {
             PolicySet::new(
@@ -252,6 +268,7 @@ mod tests {
                                 ..Matcher::default()
                             },
                             access: Vec::new(),
+                            on_unknown: OnUnknown::Record,
                             unless: None,
                             action: Action::Kill,
                         })
@@ -260,7 +277,19 @@ mod tests {
             )
         };
         let digest = |paths: &[&str], slot, seed| {
-            let compiled = compile(&set(paths), slot, seed).unwrap();
+            let ground = Ground {
+                slot,
+                seed,
+                attachment: Attachment::Lsm,
+                // Every node has other inodes.
+                identify: &|pattern| {
+                    Some(Identity {
+                        device: slot,
+                        inode: seed[0] * pattern.as_str().len() as u64,
+                    })
+                },
+            };
+            let compiled = compile(&set(paths), &ground).unwrap();
             map_digest(&compiled.plan, &compiled.entries)
         };
         let paths = ["/a", "/b/", "/c/d"];

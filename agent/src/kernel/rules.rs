@@ -5,13 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shrike_agent_ebpf::{
     digest::{Digest, Dimension, Key, Seed, components},
-    plan::{Entry, PathDepths, Plan, RULES_MAX, Word, depth_bit},
+    plan::{
+        ASKS_ABOUT_OPENS, DIRECTORIES_BY_IDENTITY, Entry, OPENS_WITHOUT_PATH, PathDepths, Plan,
+        RULES_MAX, Word, depth_bit,
+    },
 };
 use shrike_proto::{
     event::Action,
     id::{Generation, PolicyName, RuleName},
-    policy::{Access, Matcher, Mode, PathPattern, PolicyError, PolicySet, Trigger},
+    policy::{Access, Matcher, Mode, OnUnknown, PathPattern, PolicyError, PolicySet, Trigger},
 };
+
+use super::Attachment;
 
 /// Values that rules may name, all policies of a node together: half of the
 /// policy map, because two generations share it.
@@ -37,6 +42,18 @@ pub enum CompileError {
         policy: PolicyName,
         /// What is wrong with it.
         source: PolicyError,
+    },
+    /// Nothing can be refused here.
+    #[error(
+        "policy {policy}, rule {rule}: this node cannot deny: its hooks are attached as {attachment}, not as BPF LSM (see `shrike-agent doctor`)"
+    )]
+    CannotDeny {
+        /// The policy.
+        policy: PolicyName,
+        /// The rule.
+        rule: RuleName,
+        /// How the hooks are attached.
+        attachment: &'static str,
     },
     /// Generation 0 stands for "none".
     #[error("generation 0 stands for no policy: it cannot be applied")]
@@ -79,11 +96,32 @@ pub struct Compiled {
     pub table: RuleTable,
 }
 
+/// What the node that compiles can tell.
+pub struct Ground<'a> {
+    /// Slot of the maps.
+    pub slot: u32,
+    /// Random, and the node's secret.
+    pub seed: Seed,
+    /// How the decisions are attached.
+    pub attachment: Attachment,
+    /// Returns the file that a path of the node stands for.
+    pub identify: &'a dyn Fn(&PathPattern) -> Option<Identity>,
+}
+
+/// A file or directory by its inode, as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    /// Kernel device number.
+    pub device: u32,
+    /// Inode number.
+    pub inode: u64,
+}
+
 /// Compiles a policy set for a slot of the maps.
 ///
 /// # Errors
 /// [`CompileError`] when a node cannot carry it out as written.
-pub fn compile(set: &PolicySet, slot: u32, seed: Seed) -> Result<Compiled, CompileError> {
+pub fn compile(set: &PolicySet, ground: &Ground<'_>) -> Result<Compiled, CompileError> {
     if set.generation == Generation::NONE {
         return Err(CompileError::NoGeneration);
     }
@@ -92,10 +130,10 @@ pub fn compile(set: &PolicySet, slot: u32, seed: Seed) -> Result<Compiled, Compi
         return Err(CompileError::TooManyRules(count));
     }
     let mut compiler = Compiler {
-        slot,
+        ground,
         plan: Plan {
             generation: set.generation.0,
-            seed,
+            seed: ground.seed,
             ..Plan::default()
         },
         entries: BTreeMap::new(),
@@ -107,6 +145,14 @@ pub fn compile(set: &PolicySet, slot: u32, seed: Seed) -> Result<Compiled, Compi
             source,
         })?;
         for rule in &policy.rules {
+            let denies = rule.action == Action::Deny || rule.on_unknown == OnUnknown::Deny;
+            if denies && ground.attachment != Attachment::Lsm {
+                return Err(CompileError::CannotDeny {
+                    policy: policy.name.clone(),
+                    rule: rule.name.clone(),
+                    attachment: ground.attachment.as_str(),
+                });
+            }
             let number = table.rules.len();
             compiler.add(number, rule, policy.mode);
             table.rules.push((policy.name.clone(), rule.name.clone()));
@@ -123,8 +169,8 @@ pub fn compile(set: &PolicySet, slot: u32, seed: Seed) -> Result<Compiled, Compi
     })
 }
 
-struct Compiler {
-    slot: u32,
+struct Compiler<'a> {
+    ground: &'a Ground<'a>,
     plan: Plan,
     entries: BTreeMap<Key, Entry>,
 }
@@ -136,10 +182,16 @@ enum Place {
     Exception,
 }
 
-impl Compiler {
+impl Compiler<'_> {
     fn add(&mut self, number: usize, rule: &shrike_proto::policy::Rule, mode: Mode) {
         match rule.trigger {
-            Trigger::Open => self.plan.open.insert(number),
+            Trigger::Open => {
+                self.plan.flags |= ASKS_ABOUT_OPENS;
+                if rule.matcher.paths.is_empty() {
+                    self.plan.flags |= OPENS_WITHOUT_PATH;
+                }
+                self.plan.open.insert(number);
+            }
             Trigger::Exec => self.plan.exec.insert(number),
         }
         let access: BTreeSet<Access> = rule.access.iter().copied().collect();
@@ -151,9 +203,14 @@ impl Compiler {
         }
         match rule.action {
             Action::Kill => self.plan.kill.insert(number),
+            Action::Deny => self.plan.deny.insert(number),
             Action::Alert => self.plan.alert.insert(number),
-            // `check` refused denials.
-            Action::Record | Action::Deny => {}
+            Action::Record => {}
+        }
+        match rule.on_unknown {
+            OnUnknown::Record => {}
+            OnUnknown::Deny => self.plan.unknown_deny.insert(number),
+            OnUnknown::Kill => self.plan.unknown_kill.insert(number),
         }
         match mode {
             Mode::Observe => self.plan.observe.insert(number),
@@ -183,6 +240,8 @@ impl Compiler {
                 Dimension::PathExact,
                 Dimension::PathBelow,
             );
+            self.add_parent(pattern);
+            self.add_identity(number, pattern, place);
         }
         for pattern in &matcher.exe {
             note_depth(&mut self.plan.exe_depths, pattern);
@@ -213,11 +272,45 @@ impl Compiler {
         self.add_value(number, place, dimension, digest);
     }
 
+    /// Marks the directory of a file that a rule names.
+    fn add_parent(&mut self, pattern: &PathPattern) {
+        if pattern.is_directory() {
+            return;
+        }
+        let parts: Vec<_> = components(pattern.as_str().as_bytes()).collect();
+        let Some((_, parent)) = parts.split_last() else {
+            return;
+        };
+        let seed = self.ground.seed;
+        let digest = parent.iter().fold(Digest::start(seed), |digest, name| {
+            digest.join(Digest::component(seed, name))
+        });
+        let key = Key::new(self.ground.slot, Dimension::Parent, digest);
+        self.entries.entry(key).or_default();
+    }
+
+    /// Adds the file that the path stands for, whatever its other names.
+    fn add_identity(&mut self, number: usize, pattern: &PathPattern, place: Place) {
+        let Some(Identity { device, inode }) = (self.ground.identify)(pattern) else {
+            return;
+        };
+        let dimension = if pattern.is_directory() {
+            self.plan.flags |= DIRECTORIES_BY_IDENTITY;
+            Dimension::IdentityBelow
+        } else {
+            Dimension::Identity
+        };
+        self.plan.identities.insert(inode);
+        let key = Key::of_inode(self.ground.slot, dimension, device, inode);
+        self.add_entry(number, place, key);
+    }
+
     fn add_value(&mut self, number: usize, place: Place, dimension: Dimension, digest: Digest) {
-        let entry = self
-            .entries
-            .entry(Key::new(self.slot, dimension, digest))
-            .or_default();
+        self.add_entry(number, place, Key::new(self.ground.slot, dimension, digest));
+    }
+
+    fn add_entry(&mut self, number: usize, place: Place, key: Key) {
+        let entry = self.entries.entry(key).or_default();
         match place {
             Place::Rule => entry.rules.insert(number),
             Place::Exception => entry.exceptions.insert(number),

@@ -6,6 +6,8 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::{Deserialize, Serialize};
 use shrike_agent_ebpf::counter::Counters;
 use shrike_proto::{
     event::{Event, Verdict},
@@ -14,28 +16,55 @@ use shrike_proto::{
 };
 
 use super::{
-    AppliedPolicy, ApplyError, DecodeError, HookState, KernelCounters, RuleTable, Sample,
-    SensorError, counters, decode, hooks,
+    AppliedPolicy, ApplyError, Attachment, DecodeError, HookState, KernelCounters, RuleTable,
+    Sample, SensorError, counters, decode,
+    hooks::{self, Attached},
     object::OBJECT,
     offsets,
     policy_maps::PolicyMaps,
     ring::{RECORDS_PER_CALL_MAX, Ring},
 };
 
+/// Which opens are events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Opens {
+    /// Those that a rule matches.
+    Matched,
+    /// The first of each process, file and access; repeats are counted.
+    First,
+    /// Every one.
+    All,
+}
+
+impl Opens {
+    /// Returns the programs' number for it.
+    fn number(self) -> u32 {
+        match self {
+            Self::Matched => 0,
+            Self::All => 1,
+            Self::First => 2,
+        }
+    }
+}
+
 /// How the sensor is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SensorOptions {
     /// Bytes of the ring: a power of two from 64 KiB to 1 GiB.
     pub ring_bytes: u32,
-    /// Every open is an event; if not, only those that a rule matches.
-    pub record_opens: bool,
+    /// Which opens are events.
+    pub opens: Opens,
+    /// How the decisions are attached; `None`: the best way there is.
+    pub attachment: Option<Attachment>,
 }
 
 impl Default for SensorOptions {
     fn default() -> Self {
         Self {
             ring_bytes: 16 << 20,
-            record_opens: true,
+            opens: Opens::First,
+            attachment: None,
         }
     }
 }
@@ -53,6 +82,7 @@ pub struct Sensor {
     policy: PolicyMaps,
     tables: VecDeque<(Generation, RuleTable)>,
     applied: Option<AppliedPolicy>,
+    attachment: Attachment,
     hooks: Vec<HookState>,
     undecodable: u64,
     behind: bool,
@@ -79,12 +109,14 @@ impl Sensor {
         let btf =
             Btf::from_sys_fs().map_err(|error| SensorError::UnreadableBtf(error.to_string()))?;
         let agent = std::process::id();
-        let record_opens = u32::from(options.record_opens);
+        let record_opens = options.opens.number();
+        let seen_seed = random_word()?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("AGENT_TGID", &agent, true)
             .override_global("RECORD_OPENS", &record_opens, true)
+            .override_global("SEEN_SEED", &seen_seed, true)
             .map_max_entries("EVENTS", options.ring_bytes)
             .load(OBJECT)
             .map_err(load_error)?;
@@ -93,16 +125,18 @@ impl Sensor {
         let active: Array<MapData, u32> = take(&mut ebpf, "ACTIVE_PLAN")?;
         let plans: Array<MapData, _> = take(&mut ebpf, "PLANS")?;
         let names: HashMap<MapData, _, _> = take(&mut ebpf, "POLICY")?;
-        let hooks = hooks::attach(&mut ebpf, &btf, options.record_opens)?;
+        let Attached { attachment, hooks } =
+            hooks::attach(&mut ebpf, &btf, options.opens, options.attachment)?;
         let halves = read_counters(&counters)?;
         drop(btf);
         return_memory();
         Ok(Self {
             ring: Ring::new(ring).map_err(SensorError::Poll)?,
             counters,
-            policy: PolicyMaps::new(active, plans, names),
+            policy: PolicyMaps::new(attachment, active, plans, names),
             tables: VecDeque::new(),
             applied: None,
+            attachment,
             hooks,
             undecodable: 0,
             behind: false,
@@ -116,6 +150,11 @@ impl Sensor {
     /// Returns what is attached where, and what is not.
     pub fn hooks(&self) -> &[HookState] {
         &self.hooks
+    }
+
+    /// Returns how the decisions are attached.
+    pub fn attachment(&self) -> Attachment {
+        self.attachment
     }
 
     /// Waits for events and appends them to `out`, a bounded number at a
@@ -209,6 +248,14 @@ impl Sensor {
     }
 }
 
+fn random_word() -> Result<u64, SensorError> {
+    let mut bytes = [0; 8];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| SensorError::Random)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 /// Gives back what the kernel's type information took: tens of megabytes that
 /// are never needed again, and that glibc would keep.
 fn return_memory() {
@@ -295,6 +342,7 @@ fn name_rule(sample: Sample, tables: &VecDeque<(Generation, RuleTable)>) -> Even
             policy: policy.clone(),
             rule: rule.clone(),
             outcome: verdict.outcome,
+            denied: verdict.denied,
         })
     });
     Event {

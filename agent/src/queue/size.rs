@@ -64,7 +64,7 @@ fn open(open: &Open) -> usize {
 }
 
 fn file(file: &ResolvedPath) -> usize {
-    bytes(&file.path)
+    bytes(&file.path) + bytes(&file.task_path)
 }
 
 fn text(text: &str) -> usize {
@@ -103,6 +103,12 @@ mod tests {
             device: u64::MAX,
             inode: u64::MAX,
             unresolved: true,
+            task_path: text.to_vec(),
+            mode: u32::MAX,
+            links: u32::MAX,
+            owner_uid: u32::MAX,
+            owner_gid: u32::MAX,
+            deleted: true,
         });
         let string = || String::from_utf8_lossy(text).into_owned();
         Event {
@@ -144,6 +150,7 @@ mod tests {
                 policy: policy.clone(),
                 rule: rule.clone(),
                 outcome: Outcome::SignalFailed(i32::MIN),
+                denied: true,
             }),
             fact: match kind {
                 0 => Fact::Exec(Exec {
@@ -188,6 +195,7 @@ mod tests {
                         died_by_it: true,
                         verdict_sequence: SequenceNumber(u64::MAX),
                     }),
+                    repeated_opens: u64::MAX,
                 }),
             },
         }

@@ -48,7 +48,8 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let mut sensor = load(&SensorOptions {
         ring_bytes: args.ring_bytes,
-        record_opens: !args.matched_opens,
+        opens: args.opens.into(),
+        attachment: args.attach.map(Into::into),
     })?;
     if let Some(set) = &set {
         let applied = block_in_place(|| sensor.apply(set))?;

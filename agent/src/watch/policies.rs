@@ -79,7 +79,7 @@ spec:
     fn mistakes_of_all_files_are_listed() {
         let folder = tempfile::tempdir().unwrap();
         let one = file(&folder, "a.yaml", &POLICY.replace("exec", "exek"));
-        let two = file(&folder, "b.yaml", &POLICY.replace("kill", "deny"));
+        let two = file(&folder, "b.yaml", &POLICY.replace("kill", "stop"));
         let message = read(&[one, two]).unwrap_err().to_string();
         assert!(message.contains("a.yaml:6:"), "{message}");
         assert!(message.contains("b.yaml:6:"), "{message}");

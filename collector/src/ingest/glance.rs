@@ -154,7 +154,8 @@ fn glance_file(bytes: &[u8]) -> Option<&[u8]> {
     while let Some((tag, value)) = fields.next()? {
         match tag {
             1 => path = value.bytes()?,
-            2..=4 => drop(value.varint()?),
+            2..=4 | 6..=10 => drop(value.varint()?),
+            5 => drop(value.bytes()?),
             _ => return None,
         }
     }
@@ -180,6 +181,7 @@ fn check_exit(bytes: &[u8]) -> Option<()> {
         match tag {
             1..=4 => drop(value.varint()?),
             5 => once(&mut receipt, check_receipt(value.bytes()?)?)?,
+            6 => drop(value.varint()?),
             _ => return None,
         }
     }
@@ -209,14 +211,14 @@ fn glance_verdict(bytes: &[u8]) -> Option<Action> {
             2 => policy = value.text()?,
             3 => rule = value.text()?,
             4 => outcome = value.varint()?,
-            5 => drop(value.varint()?),
+            5 | 6 => drop(value.varint()?),
             _ => return None,
         }
     }
     check_names(policy, rule)?;
     // The outcomes that this version knows: OUTCOME_NOTED to
-    // OUTCOME_SPARED_AGENT.
-    if !(1..=7).contains(&outcome) {
+    // OUTCOME_DENIED.
+    if !(1..=8).contains(&outcome) {
         return None;
     }
     Action::from_wire(i32::try_from(action).ok()?, "verdict.action").ok()
@@ -378,6 +380,7 @@ mod tests {
                             died_by_it: true,
                             verdict_sequence: SequenceNumber(1),
                         }),
+                        repeated_opens: 7,
                     };
                 }
                 Fact::Exec(exec) => exec.argv_truncated = true,
@@ -415,6 +418,7 @@ mod tests {
         check(&|event| event.fact = None);
         check(&|event| {
             event.verdict = Some(wire::Verdict {
+                denied: true,
                 action: 9,
                 policy: "p".to_owned(),
                 rule: "r".to_owned(),
@@ -424,6 +428,7 @@ mod tests {
         });
         check(&|event| {
             event.verdict = Some(wire::Verdict {
+                denied: true,
                 action: 1,
                 policy: "No Name".to_owned(),
                 rule: "r".to_owned(),
@@ -433,6 +438,7 @@ mod tests {
         });
         check(&|event| {
             event.verdict = Some(wire::Verdict {
+                denied: true,
                 action: 1,
                 policy: "p".to_owned(),
                 rule: "r".to_owned(),

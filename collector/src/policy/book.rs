@@ -320,7 +320,7 @@ mod tests {
     use shrike_proto::{
         event::Action,
         id::RuleName,
-        policy::{Comm, Matcher, Mode, Rule, Trigger},
+        policy::{Comm, Matcher, Mode, OnUnknown, Rule, Trigger},
     };
 
     fn name(name: &str) -> PolicyName {
@@ -341,6 +341,7 @@ mod tests {
                         ..Matcher::default()
                     },
                     access: Vec::new(),
+                    on_unknown: OnUnknown::Record,
                     unless: None,
                     action: Action::Kill,
                 }],

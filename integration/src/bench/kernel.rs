@@ -55,9 +55,12 @@ const SETTINGS: [(&str, Option<&[&str]>); 3] = [
     ("none", None),
     (
         "policy",
-        Some(&["watch", "--matched-opens", "--policy", "/tmp/bench.yaml"]),
+        Some(&["watch", "--opens", "matched", "--policy", "/tmp/bench.yaml"]),
     ),
-    ("recorded", Some(&["watch", "--policy", "/tmp/bench.yaml"])),
+    (
+        "recorded",
+        Some(&["watch", "--opens", "all", "--policy", "/tmp/bench.yaml"]),
+    ),
 ];
 
 /// Measures on one kernel.

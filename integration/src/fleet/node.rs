@@ -68,6 +68,7 @@ impl Node {
             "node = \"{name}\"\n\
              collectors = [\"{HOST}:{port}\"]\n\
              otlp_endpoint = \"{otlp}\"\n\
+             opens = \"all\"\n\
              \n\
              [labels]\n\
              kernel = \"{kernel}\"\n\

@@ -207,7 +207,7 @@ fn write_receipt(f: &mut fmt::Formatter<'_>, receipt: &Receipt, colour: Colour) 
 
 fn write_verdict(f: &mut fmt::Formatter<'_>, verdict: &Verdict, colour: Colour) -> fmt::Result {
     let carried_out = match verdict.outcome {
-        Outcome::Noted | Outcome::SignalSent => true,
+        Outcome::Noted | Outcome::SignalSent | Outcome::Denied => true,
         Outcome::Observed
         | Outcome::SignalFailed(_)
         | Outcome::SparedInit
@@ -229,9 +229,12 @@ fn write_verdict(f: &mut fmt::Formatter<'_>, verdict: &Verdict, colour: Colour) 
     match verdict.outcome {
         Outcome::Noted => Ok(()),
         Outcome::Observed => f.write_str(": observed, nothing touched"),
+        Outcome::SignalSent if verdict.denied => f.write_str(": denied, signal sent"),
         Outcome::SignalSent => f.write_str(": signal sent"),
+        Outcome::Denied => f.write_str(": denied"),
         Outcome::SignalFailed(errno) => {
-            write!(f, ": {style}signal FAILED{style:#}")?;
+            let denied = if verdict.denied { "denied, " } else { "" };
+            write!(f, ": {denied}{style}signal FAILED{style:#}")?;
             write_result(f, errno)
         }
         Outcome::SparedInit => f.write_str(": spared, PID 1 is never killed"),
@@ -264,6 +267,12 @@ fn write_path(
     match file {
         Some(file) if !file.path.is_empty() => {
             write!(f, "{}", Terminal(&file.path))?;
+            if file.deleted {
+                f.write_str(" (deleted)")?;
+            }
+            if !file.task_path.is_empty() {
+                write!(f, " (below its root: {})", Terminal(&file.task_path))?;
+            }
             if asked != file.path && !asked.is_empty() {
                 write!(f, " (as {})", Terminal(asked))?;
             }

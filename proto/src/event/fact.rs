@@ -81,6 +81,19 @@ pub struct ResolvedPath {
     /// The path is longer than 4096 bytes or 256 components, or could not be
     /// read.
     pub unresolved: bool,
+    /// The path as the task sees it, below its own root directory; empty where
+    /// that is the same.
+    pub task_path: Vec<u8>,
+    /// Type and permissions as in stat(2), 0 where unknown.
+    pub mode: u32,
+    /// Names of the file, 0 where unknown.
+    pub links: u32,
+    /// Owner of the file.
+    pub owner_uid: u32,
+    /// Owning group of the file.
+    pub owner_gid: u32,
+    /// The file has no name any more.
+    pub deleted: bool,
 }
 
 /// A program was executed, or could not be.
@@ -161,4 +174,7 @@ pub struct Exit {
     pub duration_ns: u64,
     /// What came of a kill verdict of this process.
     pub receipt: Option<Receipt>,
+    /// Opens that were no events of their own: the process had opened the same
+    /// file for the same access before.
+    pub repeated_opens: u64,
 }

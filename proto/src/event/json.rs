@@ -15,16 +15,17 @@
 //! process   { pid tid start_boot_ns ppid parent_start_boot_ns uid gid euid egid user
 //!             comm exe cgroup_id cgroup container_id from_proc
 //!             ancestors [ { pid start_boot_ns comm exe } ] }
-//! verdict   { action policy rule outcome signal_result } or null
+//! verdict   { action policy rule outcome signal_result denied } or null
 //! exec      { syscall result error path_as_asked file interpreter argv
 //!             argv_truncated from_user_memory directory_fd flags }
 //! open      { syscall result error path_as_asked path_as_asked_truncated file
 //!             access flags mode directory_fd from_user_memory }
 //! fork      { child_pid child_tid child_start_boot_ns child_comm }
-//! exit      { code signal core_dumped duration_ns
+//! exit      { code signal core_dumped duration_ns repeated_opens
 //!             receipt { generation policy rule signal_result died_by_it
 //!                       verdict_sequence } or null }
-//! file      { path device inode unresolved } or null; device is MAJOR:MINOR
+//! file      { path device inode unresolved task_path mode links owner_uid
+//!             owner_gid deleted } or null; device is MAJOR:MINOR, mode octal
 //! ```
 //!
 //! Numbers are whole and up to 64 bits wide: a reader that keeps them as
@@ -170,6 +171,7 @@ struct VerdictView<'a> {
     rule: &'a str,
     outcome: &'static str,
     signal_result: Option<i32>,
+    denied: bool,
 }
 
 impl<'a> From<&'a Verdict> for VerdictView<'a> {
@@ -186,8 +188,10 @@ impl<'a> From<&'a Verdict> for VerdictView<'a> {
                 | Outcome::Observed
                 | Outcome::SparedInit
                 | Outcome::SparedKernelThread
-                | Outcome::SparedAgent => None,
+                | Outcome::SparedAgent
+                | Outcome::Denied => None,
             },
+            denied: verdict.denied,
         }
     }
 }
@@ -201,6 +205,7 @@ fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::SparedInit => "spared-init",
         Outcome::SparedKernelThread => "spared-kernel-thread",
         Outcome::SparedAgent => "spared-agent",
+        Outcome::Denied => "denied",
     }
 }
 
@@ -321,6 +326,12 @@ struct FileView<'a> {
     device: String,
     inode: u64,
     unresolved: bool,
+    task_path: Option<Cow<'a, str>>,
+    mode: Option<String>,
+    links: u32,
+    owner_uid: u32,
+    owner_gid: u32,
+    deleted: bool,
 }
 
 impl<'a> From<&'a ResolvedPath> for FileView<'a> {
@@ -331,6 +342,12 @@ impl<'a> From<&'a ResolvedPath> for FileView<'a> {
             device: format!("{}:{}", file.device >> 20, file.device & 0xf_ffff),
             inode: file.inode,
             unresolved: file.unresolved,
+            task_path: known(&file.task_path),
+            mode: (file.mode != 0).then(|| format!("{:o}", file.mode)),
+            links: file.links,
+            owner_uid: file.owner_uid,
+            owner_gid: file.owner_gid,
+            deleted: file.deleted,
         }
     }
 }
@@ -360,6 +377,7 @@ struct ExitView<'a> {
     signal: u32,
     core_dumped: bool,
     duration_ns: Option<u64>,
+    repeated_opens: u64,
     receipt: Option<ReceiptView<'a>>,
 }
 
@@ -370,6 +388,7 @@ impl<'a> From<&'a Exit> for ExitView<'a> {
             signal: exit.signal,
             core_dumped: exit.core_dumped,
             duration_ns: (exit.duration_ns != 0).then_some(exit.duration_ns),
+            repeated_opens: exit.repeated_opens,
             receipt: exit.receipt.as_ref().map(Into::into),
         }
     }
@@ -440,14 +459,15 @@ mod tests {
                 },
                 "verdict": {
                     "action": "kill", "policy": "protect-credentials", "rule": "shadow",
-                    "outcome": "signal-sent", "signal_result": 0,
+                    "outcome": "signal-sent", "denied": false, "signal_result": 0,
                 },
                 "open": {
                     "syscall": "openat", "result": 0, "error": null,
                     "path_as_asked": "/etc/shadow", "path_as_asked_truncated": false,
                     "file": {
                         "path": "/etc/shadow", "device": "8:1", "inode": 1234,
-                        "unresolved": false,
+                        "unresolved": false, "task_path": null, "mode": "100600",
+                        "links": 1, "owner_uid": 0, "owner_gid": 0, "deleted": false,
                     },
                     "access": "read", "flags": 0, "mode": 0, "directory_fd": -100,
                     "from_user_memory": false,

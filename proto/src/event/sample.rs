@@ -56,6 +56,7 @@ pub(super) fn verdict(action: Action, outcome: Outcome) -> Verdict {
         policy: PolicyName::parse("protect-credentials").unwrap(),
         rule: RuleName::parse("shadow").unwrap(),
         outcome,
+        denied: false,
     }
 }
 
@@ -85,6 +86,7 @@ pub(super) fn killed_exit() -> StoredEvent {
             died_by_it: true,
             verdict_sequence: SequenceNumber(41),
         }),
+        repeated_opens: 0,
     }))
 }
 
@@ -104,6 +106,8 @@ fn file(path: &[u8]) -> ResolvedPath {
         path: path.to_vec(),
         device: (8 << 20) | 1,
         inode: 1234,
-        unresolved: false,
+        mode: 0o100_600,
+        links: 1,
+        ..ResolvedPath::default()
     }
 }

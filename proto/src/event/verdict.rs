@@ -41,6 +41,8 @@ pub struct Verdict {
     pub rule: RuleName,
     /// What the kernel did about it.
     pub outcome: Outcome,
+    /// The operation was refused: nothing was created, truncated, read or run.
+    pub denied: bool,
 }
 
 /// What the kernel did about a verdict.
@@ -60,6 +62,8 @@ pub enum Outcome {
     SparedKernelThread,
     /// The agent is never killed.
     SparedAgent,
+    /// The operation was refused, and nothing else done.
+    Denied,
 }
 
 /// What came of a kill: part of the exit event of the process.

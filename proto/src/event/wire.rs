@@ -120,7 +120,13 @@ same_fields!(ResolvedPath {
     path,
     device,
     inode,
-    unresolved
+    unresolved,
+    task_path,
+    mode,
+    links,
+    owner_uid,
+    owner_gid,
+    deleted
 });
 same_fields!(Ancestor {
     tgid,
@@ -257,6 +263,7 @@ impl From<Exit> for wire::Exit {
             core_dumped: exit.core_dumped,
             duration_ns: exit.duration_ns,
             receipt: exit.receipt.map(Into::into),
+            repeated_opens: exit.repeated_opens,
         }
     }
 }
@@ -271,6 +278,7 @@ impl TryFrom<wire::Exit> for Exit {
             core_dumped: exit.core_dumped,
             duration_ns: exit.duration_ns,
             receipt: exit.receipt.map(TryInto::try_into).transpose()?,
+            repeated_opens: exit.repeated_opens,
         })
     }
 }
@@ -313,6 +321,7 @@ impl From<Verdict> for wire::Verdict {
             Outcome::SparedInit => (wire::Outcome::SparedInit, 0),
             Outcome::SparedKernelThread => (wire::Outcome::SparedKernelThread, 0),
             Outcome::SparedAgent => (wire::Outcome::SparedAgent, 0),
+            Outcome::Denied => (wire::Outcome::Denied, 0),
         };
         Self {
             action: wire::Action::from(verdict.action).into(),
@@ -320,6 +329,7 @@ impl From<Verdict> for wire::Verdict {
             rule: verdict.rule.to_string(),
             outcome: outcome.into(),
             signal_result,
+            denied: verdict.denied,
         }
     }
 }
@@ -341,12 +351,14 @@ impl TryFrom<wire::Verdict> for Verdict {
             wire::Outcome::SparedInit => Outcome::SparedInit,
             wire::Outcome::SparedKernelThread => Outcome::SparedKernelThread,
             wire::Outcome::SparedAgent => Outcome::SparedAgent,
+            wire::Outcome::Denied => Outcome::Denied,
         };
         Ok(Self {
             action: Action::from_wire(verdict.action, "verdict.action")?,
             policy: PolicyName::parse(&verdict.policy)?,
             rule: RuleName::parse(&verdict.rule)?,
             outcome,
+            denied: verdict.denied,
         })
     }
 }
@@ -401,23 +413,37 @@ mod tests {
             Just(Outcome::SparedInit),
             Just(Outcome::SparedKernelThread),
             Just(Outcome::SparedAgent),
+            Just(Outcome::Denied),
         ]
     }
 
     prop_compose! {
-        fn verdict()(action in prop::sample::select(&Action::ALL[..]), policy in name(), rule in name(), outcome in outcome()) -> Verdict {
+        fn verdict()(action in prop::sample::select(&Action::ALL[..]), policy in name(), rule in name(), outcome in outcome(), denied: bool) -> Verdict {
             Verdict {
                 action,
                 policy: PolicyName::parse(&policy).unwrap(),
                 rule: RuleName::parse(&rule).unwrap(),
                 outcome,
+                denied,
             }
         }
     }
 
     prop_compose! {
-        fn file()(path in bytes(), device: u64, inode: u64, unresolved: bool) -> ResolvedPath {
-            ResolvedPath { path, device, inode, unresolved }
+        fn file()(
+            path in bytes(),
+            device: u64,
+            inode: u64,
+            unresolved: bool,
+            task_path in bytes(),
+            numbers: (u32, u32, u32, u32),
+            deleted: bool,
+        ) -> ResolvedPath {
+            let (mode, links, owner_uid, owner_gid) = numbers;
+            ResolvedPath {
+                path, device, inode, unresolved, task_path, mode, links, owner_uid, owner_gid,
+                deleted,
+            }
         }
     }
 
@@ -481,15 +507,18 @@ mod tests {
                 child_start_boot_ns: ids.2,
                 child_comm,
             })),
-            (any::<(u32, u32, bool, u64)>(), prop::option::of(receipt())).prop_map(
-                |(rest, receipt)| Fact::Exit(Exit {
+            (
+                any::<(u32, u32, bool, u64, u64)>(),
+                prop::option::of(receipt())
+            )
+                .prop_map(|(rest, receipt)| Fact::Exit(Exit {
                     code: rest.0,
                     signal: rest.1,
                     core_dumped: rest.2,
                     duration_ns: rest.3,
                     receipt,
-                })
-            ),
+                    repeated_opens: rest.4,
+                })),
         ]
     }
 

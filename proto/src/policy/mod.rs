@@ -11,7 +11,8 @@ mod set;
 mod wire;
 
 pub use rule::{
-    Access, Comm, Matcher, MatcherError, Mode, PathPattern, Policy, PolicyError, Rule, Trigger,
+    Access, Comm, Matcher, MatcherError, Mode, OnUnknown, PathPattern, Policy, PolicyError, Rule,
+    Trigger,
 };
 pub use set::{PolicyHash, PolicySet};
 pub use wire::PolicyWireError;

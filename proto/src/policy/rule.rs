@@ -74,11 +74,9 @@ pub enum PolicyError {
     /// `access` only means something for opens.
     #[error("rule {0}: `access` goes with `on: open` only")]
     AccessOnExec(RuleName),
-    /// `action: deny` needs hooks that this version does not attach.
-    #[error(
-        "rule {0}: action `deny` is not supported by this version; use `kill`, `alert` or `record`"
-    )]
-    DenyUnsupported(RuleName),
+    /// `on_unknown` only means something where a path is looked at.
+    #[error("rule {0}: `on_unknown` goes with `paths` only")]
+    OnUnknownWithoutPaths(RuleName),
     /// `unless` without a word would switch the rule off.
     #[error("rule {0}: `unless` is empty: leave it out or give it `paths`, `comm` or `exe`")]
     EmptyUnless(RuleName),
@@ -92,7 +90,7 @@ impl PolicyError {
             Self::DuplicateRule(rule)
             | Self::MatchesEverything(rule)
             | Self::AccessOnExec(rule)
-            | Self::DenyUnsupported(rule)
+            | Self::OnUnknownWithoutPaths(rule)
             | Self::EmptyUnless(rule) => Some(rule),
         }
     }
@@ -180,6 +178,35 @@ pub struct Rule {
     pub unless: Option<Matcher>,
     /// What it asks for.
     pub action: Action,
+    /// What happens where the path cannot be resolved.
+    pub on_unknown: OnUnknown,
+}
+
+/// What a rule about paths does where the path cannot be resolved: it is
+/// longer than the kernel's programs walk, or unreadable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnUnknown {
+    /// The event says that the path is unresolved.
+    #[default]
+    Record,
+    /// The operation is refused.
+    Deny,
+    /// The operation is refused where that can be done, and the process ended.
+    Kill,
+}
+
+impl OnUnknown {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Record, Self::Deny, Self::Kill];
+
+    /// Returns the word that policies use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Deny => "deny",
+            Self::Kill => "kill",
+        }
+    }
 }
 
 impl Rule {
@@ -191,8 +218,8 @@ impl Rule {
         if self.trigger == Trigger::Exec && !self.access.is_empty() {
             return Err(PolicyError::AccessOnExec(name()));
         }
-        if self.action == Action::Deny {
-            return Err(PolicyError::DenyUnsupported(name()));
+        if self.on_unknown != OnUnknown::Record && self.matcher.paths.is_empty() {
+            return Err(PolicyError::OnUnknownWithoutPaths(name()));
         }
         if self.unless.as_ref().is_some_and(Matcher::is_empty) {
             return Err(PolicyError::EmptyUnless(name()));
@@ -423,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn deny_is_refused_by_name() {
+    fn on_unknown_goes_with_paths() {
         let policy = Policy {
             name: PolicyName::parse("p").unwrap(),
             mode: Mode::Enforce,
@@ -438,11 +465,14 @@ mod tests {
                 access: Vec::new(),
                 unless: None,
                 action: Action::Deny,
+                on_unknown: OnUnknown::Deny,
             }],
         };
         assert_eq!(
             policy.check(),
-            Err(PolicyError::DenyUnsupported(RuleName::parse("r").unwrap()))
+            Err(PolicyError::OnUnknownWithoutPaths(
+                RuleName::parse("r").unwrap()
+            ))
         );
     }
 }

@@ -1,13 +1,13 @@
 //! The one conversion between policies and `shrike.policy.v1`.
 
 use super::{
-    Access, Comm, Matcher, MatcherError, Mode, PathPattern, Policy, PolicyError, PolicySet, Rule,
-    Trigger,
+    Access, Comm, Matcher, MatcherError, Mode, OnUnknown, PathPattern, Policy, PolicyError,
+    PolicySet, Rule, Trigger,
 };
 use crate::{
     event::{Action, WireError},
     id::{Generation, IdError, PolicyName, RuleName},
-    wire::policy as wire,
+    wire::{event::Action as WireAction, policy as wire},
 };
 
 /// A policy from the wire that cannot be believed.
@@ -104,7 +104,15 @@ impl From<Rule> for wire::Rule {
                 })
                 .collect(),
             unless: rule.unless.map(Into::into),
-            action: crate::wire::event::Action::from(rule.action).into(),
+            action: WireAction::from(rule.action).into(),
+            on_unknown: match rule.on_unknown {
+                // As policies without it are written, whose hash must not
+                // change.
+                OnUnknown::Record => WireAction::Unspecified,
+                OnUnknown::Deny => WireAction::Deny,
+                OnUnknown::Kill => WireAction::Kill,
+            }
+            .into(),
         }
     }
 }
@@ -140,6 +148,14 @@ impl TryFrom<wire::Rule> for Rule {
                 .collect::<Result<_, _>>()?,
             unless: rule.unless.map(matcher).transpose()?,
             action: Action::from_wire(rule.action, "rule.action")?,
+            on_unknown: match WireAction::try_from(rule.on_unknown) {
+                Ok(WireAction::Unspecified | WireAction::Record) => OnUnknown::Record,
+                Ok(WireAction::Deny) => OnUnknown::Deny,
+                Ok(WireAction::Kill) => OnUnknown::Kill,
+                Ok(WireAction::Alert) | Err(_) => {
+                    return Err(unknown("rule.on_unknown", rule.on_unknown));
+                }
+            },
             name,
         })
     }
@@ -239,6 +255,7 @@ mod tests {
                     trigger: if open { Trigger::Open } else { Trigger::Exec },
                     matcher,
                     access: if open { vec![Access::Write] } else { Vec::new() },
+                    on_unknown: OnUnknown::Record,
                     unless,
                     action: [Action::Record, Action::Alert, Action::Kill][action],
                 }).collect(),
@@ -270,6 +287,7 @@ mod tests {
                         ..Matcher::default()
                     },
                     access: Vec::new(),
+                    on_unknown: OnUnknown::Record,
                     unless: None,
                     action: Action::Kill,
                 }],

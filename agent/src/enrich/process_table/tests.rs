@@ -120,6 +120,7 @@ fn opens_that_no_rule_matched_tell_ancestors_once() {
             policy: PolicyName::parse("p").unwrap(),
             rule: RuleName::parse("r").unwrap(),
             outcome: Outcome::Noted,
+            denied: false,
         }),
         ..open()
     };

@@ -38,7 +38,7 @@ fn record(kind: Kind, flags: u16, verdict: (u16, u8, u8, i32), rest: &[&[u8]]) -
 
 const NO_VERDICT: (u16, u8, u8, i32) = (RULE_NONE, 0, 0, 0);
 
-fn open_body(asked: u16, path: u16) -> Vec<u8> {
+fn open_body(asked: u16, path: u16, task_path: u16) -> Vec<u8> {
     let mut body = Vec::new();
     for number in [0o100_u32, 0o644, 3, 8 << 20 | 1] {
         body.extend(number.to_ne_bytes());
@@ -46,7 +46,11 @@ fn open_body(asked: u16, path: u16) -> Vec<u8> {
     body.extend(42_u64.to_ne_bytes());
     body.extend(asked.to_ne_bytes());
     body.extend(path.to_ne_bytes());
-    body.extend(0_u32.to_ne_bytes());
+    body.extend(task_path.to_ne_bytes());
+    body.extend(0o100_644_u16.to_ne_bytes());
+    for number in [2_u32, 30, 31, 0] {
+        body.extend(number.to_ne_bytes());
+    }
     body
 }
 
@@ -54,9 +58,9 @@ fn open_body(asked: u16, path: u16) -> Vec<u8> {
 fn open_record_keeps_every_field() {
     let bytes = record(
         Kind::Open,
-        record::FLAG_HAS_FILE,
+        record::FLAG_HAS_FILE | record::FLAG_DENIED,
         (2, 4, 2, -1),
-        &[&open_body(4, 8), b"file", b"/etc/abc"],
+        &[&open_body(4, 8, 4), b"file", b"/etc/abc", b"/abc"],
     );
     let sample = decode(&bytes).unwrap();
     assert_eq!((sample.cpu, sample.cpu_sequence), (1, 7));
@@ -84,6 +88,7 @@ fn open_record_keeps_every_field() {
             rule: 2,
             action: Action::Kill,
             outcome: shrike_proto::event::Outcome::SignalFailed(-1),
+            denied: true,
         })
     );
     assert_eq!(
@@ -98,6 +103,12 @@ fn open_record_keeps_every_field() {
                 device: 8 << 20 | 1,
                 inode: 42,
                 unresolved: false,
+                task_path: b"/abc".to_vec(),
+                mode: 0o100_644,
+                links: 2,
+                owner_uid: 30,
+                owner_gid: 31,
+                deleted: false,
             }),
             flags: 0o100,
             mode: 0o644,
@@ -110,7 +121,12 @@ fn open_record_keeps_every_field() {
 #[test]
 fn exit_record_tells_signal_from_status() {
     let check = |status: u32, code: u32, signal: u32, core: bool| {
-        let bytes = record(Kind::Exit, 0, NO_VERDICT, &[&status.to_ne_bytes(), &[0; 4]]);
+        let bytes = record(
+            Kind::Exit,
+            0,
+            NO_VERDICT,
+            &[&status.to_ne_bytes(), &[0; 12]],
+        );
         let Fact::Exit(exit) = decode(&bytes).unwrap().fact else {
             panic!("an exit");
         };
@@ -140,7 +156,7 @@ fn arguments_split_at_their_ends() {
 
 #[test]
 fn malformed_records_say_what_is_wrong() {
-    let good = record(Kind::Open, 0, NO_VERDICT, &[&open_body(0, 0)]);
+    let good = record(Kind::Open, 0, NO_VERDICT, &[&open_body(0, 0, 0)]);
     assert!(decode(&good).is_ok());
     let check = |change: &dyn Fn(&mut Vec<u8>), expect: DecodeError| {
         let mut bytes = good.clone();

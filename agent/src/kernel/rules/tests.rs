@@ -18,6 +18,16 @@ struct Operation {
     exe: String,
 }
 
+/// The ground of every test: no file is there.
+fn ground(slot: u32, seed: Seed) -> Ground<'static> {
+    Ground {
+        slot,
+        seed,
+        attachment: Attachment::Lsm,
+        identify: &|_| None,
+    }
+}
+
 /// Judges as the programs do, with a tree map in the place of the hash map.
 fn judge(compiled: &Compiled, operation: &Operation) -> Option<(u32, u32, u32)> {
     let plan = &compiled.plan;
@@ -109,7 +119,8 @@ fn look(set: &PolicySet, operation: &Operation) -> Option<(u32, u32, u32)> {
         })
         .map(|(number, (mode, rule))| {
             let action = match rule.action {
-                Action::Record | Action::Deny => Asked::Record,
+                Action::Record => Asked::Record,
+                Action::Deny => Asked::Deny,
                 Action::Alert => Asked::Alert,
                 Action::Kill => Asked::Kill,
             };
@@ -132,6 +143,7 @@ fn rule(name: &str, matcher: Matcher) -> Rule {
         trigger: Trigger::Open,
         matcher,
         access: Vec::new(),
+        on_unknown: OnUnknown::Record,
         unless: None,
         action: Action::Kill,
     }
@@ -163,7 +175,7 @@ fn rules_past_the_last_bit_are_refused() {
                 )
             })
             .collect();
-        compile(&set(rules), 0, [1, 2])
+        compile(&set(rules), &ground(0, [1, 2]))
     };
     assert_eq!(many(256).unwrap().table.len(), 256);
     assert_eq!(many(257), Err(CompileError::TooManyRules(257)));
@@ -173,21 +185,28 @@ fn rules_past_the_last_bit_are_refused() {
 fn generation_zero_is_refused() {
     let mut none = set(vec![]);
     none.generation = Generation::NONE;
-    assert_eq!(compile(&none, 0, [0, 0]), Err(CompileError::NoGeneration));
+    assert_eq!(
+        compile(&none, &ground(0, [0, 0])),
+        Err(CompileError::NoGeneration)
+    );
 }
 
 #[test]
 fn policy_that_does_not_hold_together_is_refused_by_name() {
     let empty = set(vec![rule("r", Matcher::default())]);
     assert_eq!(
-        compile(&empty, 0, [0, 0]).unwrap_err().to_string(),
+        compile(&empty, &ground(0, [0, 0])).unwrap_err().to_string(),
         "policy p: rule r has nothing to look at: give it `paths`, `comm` or `exe`"
     );
 }
 
 #[test]
 fn empty_set_matches_nothing() {
-    let compiled = compile(&PolicySet::new(Generation(9), Vec::new()), 1, [1, 2]).unwrap();
+    let compiled = compile(
+        &PolicySet::new(Generation(9), Vec::new()),
+        &ground(1, [1, 2]),
+    )
+    .unwrap();
     assert_eq!(compiled.plan.generation, 9);
     assert!(compiled.entries.is_empty());
 }
@@ -286,7 +305,7 @@ proptest! {
         set in any_set(),
         operations in proptest::collection::vec(any_operation(), 1..20),
     ) {
-        let compiled = compile(&set, 1, [11, 22]).unwrap();
+        let compiled = compile(&set, &ground(1, [11, 22])).unwrap();
         for operation in operations {
             prop_assert_eq!(
                 judge(&compiled, &operation),

@@ -11,7 +11,7 @@ use crate::{
     escape::Terminal,
     event::Action,
     id::{PolicyName, RuleName},
-    policy::{Access, Comm, Matcher, Mode, PathPattern, Policy, Rule, Trigger},
+    policy::{Access, Comm, Matcher, Mode, OnUnknown, PathPattern, Policy, Rule, Trigger},
 };
 
 const API_VERSION: &str = "shrike/v1";
@@ -163,7 +163,15 @@ impl Reader<'_> {
             node,
             "a rule",
             &[
-                "name", "on", "paths", "comm", "exe", "access", "unless", "action",
+                "name",
+                "on",
+                "paths",
+                "comm",
+                "exe",
+                "access",
+                "unless",
+                "action",
+                "on_unknown",
             ],
         )?;
         let place = fields.get("name").map_or(node.at, |node| node.at);
@@ -205,6 +213,19 @@ impl Reader<'_> {
         let action = self
             .required(&fields, "action")
             .and_then(|node| self.action(node));
+        let on_unknown = match fields.get("on_unknown") {
+            Some(node) => {
+                let words = OnUnknown::ALL.map(|answer| (answer.as_str(), answer));
+                self.word(node, "`on_unknown`", &words)
+            }
+            None => Some(OnUnknown::Record),
+        };
+        if fields.get("on_unknown").is_some() && fields.get("paths").is_none() {
+            self.mistakes.add(
+                fields.place("on_unknown"),
+                "`on_unknown` goes with `paths` only",
+            );
+        }
         let rule = name.clone().and_then(|name| {
             Some(Rule {
                 name,
@@ -213,6 +234,7 @@ impl Reader<'_> {
                 access: access?,
                 unless: unless?,
                 action: action?,
+                on_unknown: on_unknown?,
             })
         });
         Some((name, place, rule))
@@ -270,18 +292,6 @@ impl Reader<'_> {
 
     fn action(&mut self, node: &Node) -> Option<Action> {
         let words = Action::ALL.map(|action| (action.as_str(), action));
-        let supported: Vec<_> = words
-            .into_iter()
-            .filter(|(_, action)| *action != Action::Deny)
-            .collect();
-        if let Value::Scalar(scalar) = &node.value
-            && scalar.text == Action::Deny.as_str()
-        {
-            return self.mistake(
-                node.at,
-                "action `deny` is not supported by this version; use `kill`, `alert` or `record`",
-            );
-        }
-        self.word(node, "`action`", &supported)
+        self.word(node, "`action`", &words)
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::{self, Write as _};
 
 use super::tree::ScalarKind;
-use crate::policy::{Matcher, Policy, Rule};
+use crate::policy::{Matcher, OnUnknown, Policy, Rule};
 
 /// Renders a policy as a YAML document. Parsing it gives the same policy.
 pub fn render(policy: &Policy) -> String {
@@ -45,7 +45,11 @@ fn write_rule(out: &mut String, rule: &Rule) -> fmt::Result {
         writeln!(out, "      unless:")?;
         write_matcher(out, unless, "        ")?;
     }
-    writeln!(out, "      action: {}", rule.action.as_str())
+    writeln!(out, "      action: {}", rule.action.as_str())?;
+    match rule.on_unknown {
+        OnUnknown::Record => Ok(()),
+        answer => writeln!(out, "      on_unknown: {}", answer.as_str()),
+    }
 }
 
 fn write_matcher(out: &mut String, matcher: &Matcher, indent: &str) -> fmt::Result {

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     event::Action,
     id::{PolicyName, RuleName},
-    policy::{Access, Comm, Matcher, Mode, PathPattern, Rule, Trigger},
+    policy::{Access, Comm, Matcher, Mode, OnUnknown, PathPattern, Rule, Trigger},
 };
 
 const EXAMPLE: &str = "\
@@ -69,6 +69,7 @@ fn example_says_what_it_says() {
                         ..Matcher::default()
                     },
                     access: vec![Access::Read, Access::Write],
+                    on_unknown: OnUnknown::Record,
                     unless: Some(Matcher {
                         exe: vec![path("/usr/bin/passwd"), path("/usr/sbin/sshd")],
                         ..Matcher::default()
@@ -83,6 +84,7 @@ fn example_says_what_it_says() {
                         ..Matcher::default()
                     },
                     access: Vec::new(),
+                    on_unknown: OnUnknown::Record,
                     unless: None,
                     action: Action::Alert,
                 },
@@ -144,16 +146,16 @@ fn wrong_words_are_named() {
     check(
         "action: kill",
         "action: block",
-        "p.yaml:13:15: `action` cannot be `block`: use record, alert, kill",
+        "p.yaml:13:15: `action` cannot be `block`: use record, alert, deny, kill",
     );
 }
 
 #[test]
-fn deny_is_refused_by_name() {
+fn on_unknown_is_one_of_its_words() {
     check(
         "action: kill",
-        "action: deny",
-        "p.yaml:13:15: action `deny` is not supported by this version; use `kill`, `alert` or `record`",
+        "action: deny\n      on_unknown: ignore",
+        "p.yaml:14:19: `on_unknown` cannot be `ignore`: use record, deny, kill",
     );
 }
 
@@ -408,7 +410,13 @@ fn schema_and_parser_agree() {
     check("protect-credentials", "Protect", false);
     check("protect-credentials", "p", true);
     check("on: exec", "on: fork", false);
-    check("action: kill", "action: deny", false);
+    check("action: kill", "action: deny", true);
+    check("action: kill", "action: kill\n      on_unknown: deny", true);
+    check(
+        "action: kill",
+        "action: kill\n      on_unknown: alert",
+        false,
+    );
     check("action: kill", "action: record", true);
     check("[read, write]", "[]", false);
     check("[read, write]", "[read]", true);
@@ -509,6 +517,7 @@ prop_compose! {
                 trigger: if open { Trigger::Open } else { Trigger::Exec },
                 matcher,
                 access: if open { vec![Access::Write] } else { Vec::new() },
+                on_unknown: OnUnknown::Record,
                 unless,
                 action: [Action::Record, Action::Alert, Action::Kill][action],
             }).collect(),

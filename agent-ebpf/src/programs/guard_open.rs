@@ -1,0 +1,186 @@
+//! The decision about opens where the verifier knows the kernel's objects:
+//! as an LSM program, whose refusal keeps the file from being created,
+//! truncated or read, or as an fentry program, which can only signal.
+//!
+//! Nearly every open is settled by [`clean`]: its path concerns no rule. The
+//! others are judged, and what a verdict needs of the return of the open
+//! waits in [`verdicts`].
+
+use aya_ebpf::{
+    helpers::generated::bpf_get_current_pid_tgid,
+    macros::{fentry, lsm},
+    programs::{FEntryContext, LsmContext},
+};
+use shrike_agent_ebpf::{
+    counter::Hook,
+    matching::{ACCESS_READ, ACCESS_WRITE, Trigger},
+    plan::{ASKS_ABOUT_OPENS, OPENS_WITHOUT_PATH, Plan},
+    record::Outcome,
+};
+
+use crate::{
+    carry_out::{Power, carry_out, is_agent, refusal},
+    clean,
+    emit::{Count, count},
+    file_open::{FMODE_EXEC, FMODE_READ, FMODE_WRITE, O_TRUNC, own_comm},
+    judge::{self, NOT_THIS_FILE, NOTHING_IN_DIRECTORY},
+    memory::Unreadable,
+    offsets::{OPENS_ALL, RECORD_OPENS, setting},
+    progress::Judged,
+    record_open,
+    scratch::{self, Scratch},
+    typed::{Pointer, current_task, field},
+    verdicts,
+};
+
+/// `int security_file_open(struct file *)`, as an LSM program.
+#[lsm(hook = "file_open")]
+pub fn guard_open(ctx: LsmContext) -> i32 {
+    if decide(ctx.arg(0), Power::Refuse) {
+        return refusal();
+    }
+    0
+}
+
+/// The same, where there is no BPF LSM.
+#[fentry]
+pub fn watch_open(ctx: FEntryContext) -> i32 {
+    decide(ctx.arg(0), Power::Signal);
+    0
+}
+
+/// Decides; true: the open is refused.
+#[inline(always)]
+fn decide(file: Pointer, power: Power) -> bool {
+    let Some((_, plan)) = judge::active() else {
+        return false;
+    };
+    if plan.flags & ASKS_ABOUT_OPENS == 0 {
+        return false;
+    }
+    let flags: u32 = field!(file, file_flags);
+    if flags & FMODE_EXEC != 0 {
+        return false;
+    }
+    let task = current_task();
+    let keys = Keys::of(plan, file, task);
+    if keys.known {
+        return false;
+    }
+    let Some((slot, scratch)) = scratch::acquire_for_return() else {
+        count(Hook::OtherOpen, Count::Missed);
+        return false;
+    };
+    let refused = judge_open(slot, scratch, file, flags, task, &keys, power);
+    scratch::release(scratch);
+    refused.unwrap_or(false)
+}
+
+/// What may be known of the open's place already.
+struct Keys {
+    directory: u64,
+    file: u64,
+    /// No rule concerns it.
+    known: bool,
+}
+
+impl Keys {
+    #[inline(always)]
+    fn of(plan: &Plan, file: Pointer, task: Pointer) -> Self {
+        let mut keys = Self {
+            directory: 0,
+            file: 0,
+            known: false,
+        };
+        if plan.flags & OPENS_WITHOUT_PATH != 0 {
+            return keys;
+        }
+        let inode: Pointer = field!(file, file_inode);
+        if plan.identities.may_contain(field!(inode, inode_number)) {
+            return keys;
+        }
+        let dentry: Pointer = field!(file, file_dentry);
+        let mount: Pointer = field!(file, file_mnt);
+        keys.directory = clean::directory_key(plan.seed[0], task, mount, dentry);
+        if keys.directory == 0 {
+            return keys;
+        }
+        if clean::contains(keys.directory) {
+            keys.known = true;
+            return keys;
+        }
+        keys.file = clean::file_key(keys.directory, dentry, inode);
+        keys.known = clean::contains(keys.file);
+        keys
+    }
+
+    /// Remembers what the walk found out.
+    #[inline(always)]
+    fn remember(&self, state: &Scratch, task: u64) {
+        if self.directory == 0 || !clean::mount_is_of_task(state.target_mount, task) {
+            return;
+        }
+        // A file that is a mount of its own is not where its directory is.
+        if clean::is_mount_root(state.target_mount, state.target_dentry) {
+            return;
+        }
+        match state.concerns {
+            NOTHING_IN_DIRECTORY => clean::insert(self.directory),
+            NOT_THIS_FILE => clean::insert(self.file),
+            _ => {}
+        }
+    }
+}
+
+#[inline(always)]
+fn judge_open(
+    slot: u32,
+    scratch: *mut Scratch,
+    file: Pointer,
+    flags: u32,
+    task: Pointer,
+    keys: &Keys,
+    power: Power,
+) -> Result<bool, Unreadable> {
+    // SAFETY: no precondition.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    // SAFETY: taken by this program.
+    let state = unsafe { &mut *scratch };
+    let dentry: u64 = field!(file, file_dentry);
+    let mount: u64 = field!(file, file_mnt);
+    let mode: u32 = field!(file, file_mode);
+    state.target_dentry = dentry;
+    state.target_mount = mount;
+    state.trigger = Trigger::Open as u64;
+    state.flags = 0;
+    state.access = 0;
+    if mode & FMODE_READ != 0 {
+        state.access |= u64::from(ACCESS_READ);
+    }
+    if mode & FMODE_WRITE != 0 || flags & O_TRUNC != 0 {
+        state.access |= u64::from(ACCESS_WRITE);
+    }
+    own_comm(state);
+    if judge::judge(slot) == 0 {
+        keys.remember(state, task as u64);
+        if state.flags != 0 {
+            verdicts::leave(task as u64, &Judged::of(state));
+        }
+        return Ok(false);
+    }
+    let refused = carry_out(state, task as u64, tgid, power);
+    let judged = Judged::of(state);
+    if is_agent(tgid) && judged.outcome != Outcome::SparedAgent as u32 {
+        return Ok(refused);
+    }
+    if !refused && setting!(RECORD_OPENS) >= OPENS_ALL && record_open::will_return(file, task) {
+        // The return of the open writes the event, with its result.
+        verdicts::leave(task as u64, &judged);
+        return Ok(false);
+    }
+    record_open::judged(slot, scratch, file, task, &judged, refused);
+    if refused {
+        verdicts::leave(task as u64, &Judged::REPORTED);
+    }
+    Ok(refused)
+}

@@ -1,0 +1,52 @@
+//! Direct loads from kernel structures.
+//!
+//! Programs whose arguments the verifier knows as pointers into kernel
+//! structures (LSM, fentry and fexit) read a field with one instruction
+//! instead of a helper call. A load that faults gives zero. A pointer keeps
+//! its kind in registers and on the stack only: once it went through a map
+//! it is a plain number, for [`crate::memory::read`].
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
+
+/// Points into a kernel structure of a kind that the verifier knows.
+pub type Pointer = *const u8;
+
+/// Loads a field.
+#[inline(always)]
+pub fn load<T: Copy>(base: Pointer, offset: u32) -> T {
+    let place = base.wrapping_add(offset as usize).cast::<T>();
+    // SAFETY: the verifier checks the offset against the structure's type, and
+    // gives zero for memory that is not there.
+    unsafe { core::ptr::read_volatile(place) }
+}
+
+/// Loads the field of an offset by name.
+macro_rules! field {
+    ($base:expr, $field:ident) => {
+        $crate::typed::load($base, $crate::offsets::offset!($field))
+    };
+}
+
+pub(crate) use field;
+
+/// Returns the current task.
+#[inline(always)]
+pub fn current_task() -> Pointer {
+    // SAFETY: no precondition.
+    unsafe { bpf_get_current_task_btf() }.cast()
+}
+
+/// Makes a plain number of a pointer, the same one for as long as the map
+/// value `base` stays where it is: the verifier allows no arithmetic on a
+/// pointer but to subtract another one.
+#[inline(always)]
+pub fn number(pointer: Pointer, base: *const u64) -> u64 {
+    let mut difference = pointer as u64;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("{0} -= {1}", inout(reg) difference, in(reg) base, options(nomem, nostack, preserves_flags));
+    }
+    difference
+}
