@@ -19,6 +19,7 @@ pub mod attempt;
 pub mod case;
 pub mod cases;
 pub mod finding;
+pub mod fuzz;
 pub mod policy;
 pub mod run;
 pub mod table;

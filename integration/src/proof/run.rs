@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::case::{Action, Setting};
 use super::finding::Run;
@@ -43,30 +44,15 @@ pub fn boot(layout: &Layout, binaries: &Binaries, kernel: Kernel) -> Result<Mach
 /// must is no error here.
 pub fn run(machine: &Machine, setting: Setting) -> Result<Run> {
     let before = lines(machine, &["prepare"])?;
-    let agent = watch(machine, setting.attach(), setting.action())?;
-    agent.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
-        let stderr = String::from_utf8_lossy(stderr);
-        stderr.lines().any(|line| line == "ready").then_some(())
-    })?;
+    put_policy(machine, setting.action())?;
+    let arguments = ["--attach", setting.attach(), "--opens", "all"];
+    let watched = Watched::start(machine, &[&arguments[..], &["--policy", POLICY]].concat())?;
     let attempts = lines(machine, &["attempt"])?;
-    agent.signal(TERMINATE)?;
-    let finished = agent.wait(READY_TIMEOUT)?;
-    ensure!(
-        finished.outcome == Outcome::SUCCESS,
-        "the agent ended with {:?}:\n{}",
-        finished.outcome,
-        finished.stderr_text()
-    );
-    ensure!(
-        finished.stderr_text().contains("lost 0"),
-        "events were lost, so nothing is proven:\n{}",
-        finished.stderr_text()
-    );
     Ok(Run {
         before,
         attempts,
+        events: watched.finish()?,
         after: lines(machine, &["inspect"])?,
-        events: parse(&finished.stdout_text())?,
     })
 }
 
@@ -75,7 +61,8 @@ pub fn run(machine: &Machine, setting: Setting) -> Result<Run> {
 /// # Errors
 /// When it starts all the same.
 pub fn refusal(machine: &Machine, attach: &str, action: Action) -> Result<String> {
-    let agent = watch(machine, attach, action)?;
+    put_policy(machine, action)?;
+    let agent = watch(machine, &["--attach", attach, "--policy", POLICY])?;
     let finished = agent.wait(READY_TIMEOUT).context("it should refuse")?;
     match finished.outcome {
         Outcome::Code(code) if code != 0 => Ok(finished.stderr_text()),
@@ -83,14 +70,55 @@ pub fn refusal(machine: &Machine, attach: &str, action: Action) -> Result<String
     }
 }
 
-fn watch(machine: &Machine, attach: &str, action: Action) -> Result<Job> {
-    let policy = guest(machine, &["policy", "--action", action.word()])?;
-    machine.write(POLICY, 0o644, policy.as_bytes())?;
+/// An agent that watches a machine.
+pub struct Watched(Job);
+
+impl Watched {
+    /// Starts it and waits until every hook is attached.
+    ///
+    /// # Errors
+    /// When it ends before that.
+    pub fn start(machine: &Machine, arguments: &[&str]) -> Result<Self> {
+        let job = watch(machine, arguments)?;
+        job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
+            let stderr = String::from_utf8_lossy(stderr);
+            stderr.lines().any(|line| line == "ready").then_some(())
+        })?;
+        Ok(Self(job))
+    }
+
+    /// Stops it and returns every event.
+    ///
+    /// # Errors
+    /// When one was lost: what is missing proves nothing.
+    pub fn finish(self) -> Result<Vec<Value>> {
+        self.0.signal(TERMINATE)?;
+        let finished = self.0.wait(READY_TIMEOUT)?;
+        let said = finished.stderr_text();
+        ensure!(
+            finished.outcome == Outcome::SUCCESS,
+            "the agent ended with {:?}:\n{said}",
+            finished.outcome,
+        );
+        ensure!(
+            said.contains("lost 0"),
+            "events were lost, so nothing is proven:\n{said}"
+        );
+        parse(&finished.stdout_text())
+    }
+}
+
+fn watch(machine: &Machine, arguments: &[&str]) -> Result<Job> {
     machine
         .command(AGENT)
-        .args(["watch", "--attach", attach, "--opens", "all"])
-        .args(["--policy", POLICY, "-o", "json"])
+        .args(["watch", "-o", "json"])
+        .args(arguments.iter().copied())
         .spawn()
+}
+
+fn put_policy(machine: &Machine, action: Action) -> Result<()> {
+    let policy = guest(machine, &["policy", "--action", action.word()])?;
+    machine.write(POLICY, 0o644, policy.as_bytes())
 }
 
 fn guest(machine: &Machine, arguments: &[&str]) -> Result<String> {
@@ -111,7 +139,11 @@ fn guest(machine: &Machine, arguments: &[&str]) -> Result<String> {
     Ok(finished.stdout_text())
 }
 
-fn lines<T: DeserializeOwned>(machine: &Machine, arguments: &[&str]) -> Result<Vec<T>> {
+/// Runs a part of the proof in a machine and reads what it prints.
+///
+/// # Errors
+/// When it fails, or prints something else.
+pub fn lines<T: DeserializeOwned>(machine: &Machine, arguments: &[&str]) -> Result<Vec<T>> {
     parse(&guest(machine, arguments)?)
 }
 

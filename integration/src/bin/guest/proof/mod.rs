@@ -13,6 +13,8 @@
 mod attempts;
 mod call;
 mod child;
+mod fuzz;
+mod random;
 mod ring;
 mod scene;
 mod stage;
@@ -48,6 +50,15 @@ pub enum Proof {
     },
     /// Prints how every case's files are.
     Inspect,
+    /// Opens random names and prints what each of them was.
+    Fuzz {
+        /// Repeats the same choices.
+        #[arg(long)]
+        seed: u64,
+        /// How many names.
+        #[arg(long)]
+        opens: usize,
+    },
     /// Opens a file and passes the descriptor on.
     HandOver {
         /// The socket, a descriptor that was left open.
@@ -69,6 +80,7 @@ impl Proof {
             }
             Self::Attempt { cases } => attempt(&cases),
             Self::Inspect => print(scene::inspect()?),
+            Self::Fuzz { seed, opens } => fuzz::run(seed, opens),
             Self::HandOver { socket, path } => hand_over(socket, &path),
         }
     }

@@ -9,6 +9,7 @@ mod processes;
 mod programs;
 
 use anyhow::{Context, Result, ensure};
+pub use places::own_mounts;
 use shrike_integration::proof::attempt::Ended;
 
 use super::call::{Call, Entry, Word, text};
