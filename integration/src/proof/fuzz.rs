@@ -2,7 +2,9 @@
 //!
 //! Every open for reading of the fuzz must be an event with the path that
 //! `realpath` gives from the mount namespace's root, and the device and inode
-//! that `fstat` gives; every failed one an event with its error.
+//! that `fstat` gives; every failed one an event with its error. And whatever
+//! a rule names by its path must have a verdict, however often the tree
+//! changes: what an agent remembers about a path must not outlive the path.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,11 +19,47 @@ use crate::vm::Machine;
 /// Opens in one run: a few seconds emulated.
 const OPENS: usize = 6000;
 
+const POLICY: &str = "/root/fuzz.yaml";
+
 /// Differences that are worth reading; the rest is counted.
 const SHOWN: usize = 10;
 
 /// Sets the seed, to see a failure again.
 pub const SEED_VARIABLE: &str = "SHRIKE_FUZZ_SEED";
+
+/// Rules about places in the trees, directories with a trailing slash. They
+/// only alert: the fuzz has to go on.
+const RULES: [(&str, &str); 4] = [
+    ("directory", "/srv/fuzz/a/"),
+    ("file", "/srv/fuzz/b"),
+    ("directory-below", "/srv/fuzz/c/dd/"),
+    ("file-below", "/srv/fuzz/e e/a"),
+];
+
+fn policy() -> String {
+    let mut text = String::from(
+        "apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: fuzz}\nspec:\n  mode: enforce\n  \
+         rules:\n",
+    );
+    for (name, path) in RULES {
+        text.push_str(&format!(
+            "    - {{name: {name}, on: open, paths: ['{path}'], action: alert}}\n"
+        ));
+    }
+    text
+}
+
+/// The rules that name a path.
+fn rules_about(path: &str) -> Vec<&'static str> {
+    RULES
+        .into_iter()
+        .filter(|(_, pattern)| match pattern.ends_with('/') {
+            true => path.len() > pattern.len() && path.starts_with(pattern),
+            false => path == *pattern,
+        })
+        .map(|(name, _)| name)
+        .collect()
+}
 
 /// One open, as the process itself knows it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -64,7 +102,8 @@ pub fn seed() -> Result<u64> {
 /// # Errors
 /// When an event differs from what the process itself found.
 pub fn run(machine: &Machine, seed: u64) -> Result<(usize, usize)> {
-    let watched = Watched::start(machine, &["--opens", "all"])?;
+    machine.write(POLICY, 0o644, policy().as_bytes())?;
+    let watched = Watched::start(machine, &["--opens", "all", "--policy", POLICY])?;
     let opened: Vec<Opened> = super::run::lines(
         machine,
         &[
@@ -91,13 +130,14 @@ pub fn run(machine: &Machine, seed: u64) -> Result<(usize, usize)> {
 
 /// Compares, process by process and in order.
 fn differences(opened: &[Opened], events: &[Value]) -> Vec<String> {
-    let mut said: BTreeMap<u64, Vec<Opened>> = BTreeMap::new();
+    let mut said: BTreeMap<u64, Vec<(Opened, Option<&str>)>> = BTreeMap::new();
     for event in events {
         if event["kind"] == "open"
             && event["open"]["access"] == "read"
             && let Some(pid) = event["process"]["pid"].as_u64()
         {
-            said.entry(pid).or_default().push(as_opened(event));
+            let rule = event["verdict"]["rule"].as_str();
+            said.entry(pid).or_default().push((as_opened(event), rule));
         }
     }
     let mut known: BTreeMap<u64, Vec<&Opened>> = BTreeMap::new();
@@ -115,9 +155,13 @@ fn differences(opened: &[Opened], events: &[Value]) -> Vec<String> {
             ));
             continue;
         }
-        for (known, said) in known.iter().zip(&said) {
+        for (known, (said, rule)) in known.iter().zip(&said) {
             if **known != *said {
                 differences.push(format!("is:   {known:?}\n  said: {said:?}"));
+            }
+            let rules = rules_about(&known.path);
+            if !rules.is_empty() && !rule.is_some_and(|rule| rules.contains(&rule)) {
+                differences.push(format!("no verdict of {rules:?}: {known:?}"));
             }
         }
     }
@@ -182,6 +226,22 @@ mod tests {
     fn another_path_and_a_missing_event_are_differences() {
         assert_eq!(differences(&[opened()], &[event("/b/x")]).len(), 1);
         assert_eq!(differences(&[opened()], &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_protected_path_without_its_verdict_is_a_difference() {
+        let known = Opened {
+            path: "/srv/fuzz/a/x".to_owned(),
+            ..opened()
+        };
+        let mut said = event("/srv/fuzz/a/x");
+        assert_eq!(
+            differences(std::slice::from_ref(&known), &[said.clone()]).len(),
+            1
+        );
+        said["verdict"] = json!({"rule": "directory"});
+        assert_eq!(differences(&[known], &[said]), [] as [String; 0]);
+        assert_eq!(rules_about("/srv/fuzz/a"), [] as [&str; 0]);
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub const CASES: &[Case] = &[
         "replaced by rename, then a hard link to the replacement, by excepted programs",
     )
     .unless(&["mv", "ln"]),
+    named(
+        "swapped-warm",
+        "another file where it was, known from its place before",
+    )
+    .about(Subject::File("inner/secret")),
     placed("hard-link-before", "a hard link made before the policy"),
     placed(
         "hard-link-after",

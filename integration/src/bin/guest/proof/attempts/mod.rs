@@ -8,6 +8,9 @@ mod places;
 mod processes;
 mod programs;
 
+use std::ffi::CString;
+use std::os::fd::{FromRawFd, OwnedFd};
+
 use anyhow::{Context, Result, ensure};
 pub use places::own_mounts;
 use shrike_integration::proof::attempt::Ended;
@@ -75,6 +78,16 @@ fn native(call: Call, words: &[Word<'_>]) -> Result<i32> {
 fn path_descriptor(path: &str) -> Result<i32> {
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     native(Call::Open, &[(&text(path)).into(), flags.into()])
+}
+
+/// Opens a file that no rule is about until an agent knows its place.
+fn make_known(path: &CString) -> Result<()> {
+    for _ in 0..8 {
+        let opened = native(Call::Open, &[path.into(), libc::O_RDONLY.into()])?;
+        // SAFETY: it was opened a moment ago and nobody else has it.
+        drop(unsafe { OwnedFd::from_raw_fd(opened) });
+    }
+    Ok(())
 }
 
 /// Runs a program that the rule excepts, and insists that it succeeds.

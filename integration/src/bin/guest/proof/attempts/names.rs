@@ -8,7 +8,7 @@ use shrike_integration::proof::case::SECRET;
 
 use super::super::call::{Call, Entry, text};
 use super::super::stage::{Stage, exempt, tell};
-use super::{Attempt, native, path_descriptor, plain, prepared, run_exempt};
+use super::{Attempt, make_known, native, path_descriptor, plain, prepared, run_exempt};
 
 /// The attempts.
 pub const ATTEMPTS: &[Attempt] = &[
@@ -86,19 +86,11 @@ pub const ATTEMPTS: &[Attempt] = &[
         rename_directory(stage, "outer", "inner")?;
         stage.open(&stage.path)
     }),
-    prepared(
-        "swapped-directory",
-        |stage| {
-            fs::create_dir(format!("{}/other", stage.folder))?;
-            Ok(fs::write(format!("{}/other/secret", stage.folder), SECRET)?)
-        },
-        |stage| {
-            rename_directory(stage, "inner", "outer")?;
-            rename_directory(stage, "other", "inner")?;
-            tell("another-file", "");
-            stage.open(&stage.path)
-        },
-    ),
+    prepared("swapped-directory", put_other_directory, swap_directories),
+    prepared("swapped-warm", put_other_directory, |stage| {
+        make_known(&stage.below("other/secret"))?;
+        swap_directories(stage)
+    }),
     prepared("replaced", put_replacement, |stage| {
         replace(stage)?;
         stage.open(&stage.path)
@@ -147,6 +139,18 @@ fn rename_directory(stage: &Stage, from: &str, to: &str) -> Result<()> {
         &[(&stage.below(from)).into(), (&stage.below(to)).into()],
     )?;
     Ok(())
+}
+
+fn put_other_directory(stage: &Stage) -> Result<()> {
+    fs::create_dir(format!("{}/other", stage.folder))?;
+    Ok(fs::write(format!("{}/other/secret", stage.folder), SECRET)?)
+}
+
+fn swap_directories(stage: &Stage) -> Result<()> {
+    rename_directory(stage, "inner", "outer")?;
+    rename_directory(stage, "other", "inner")?;
+    tell("another-file", "");
+    stage.open(&stage.path)
 }
 
 fn put_replacement(stage: &Stage) -> Result<()> {

@@ -6,14 +6,14 @@ use std::fs;
 use anyhow::{Context, Result};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
-    mount_change, unmount,
+    mount_change, mount_move, unmount,
 };
 use rustix::process::{chdir, chroot};
 use shrike_integration::proof::case::SECRET;
 
 use super::super::call::{Call, Entry, text};
 use super::super::stage::{Stage, tell};
-use super::{Attempt, native, path_descriptor, plain, prepared, run_exempt};
+use super::{Attempt, make_known, native, path_descriptor, plain, prepared, run_exempt};
 
 /// The attempts.
 pub const ATTEMPTS: &[Attempt] = &[
@@ -116,6 +116,58 @@ pub const ATTEMPTS: &[Attempt] = &[
         unmount(&there, UnmountFlags::DETACH)?;
         open_nameless(stage, descriptor)
     }),
+    prepared("bind-over", put_elsewhere, |stage| {
+        own_mounts()?;
+        make_known(&stage.below("elsewhere/secret"))?;
+        mount_bind(
+            format!("{}/elsewhere", stage.folder),
+            format!("{}/guarded", stage.folder),
+        )?;
+        open_newcomer(stage)
+    }),
+    prepared("mount-moved", put_elsewhere, |stage| {
+        own_mounts()?;
+        let mounted = make_directory(stage, "mount")?;
+        mount_bind(format!("{}/elsewhere", stage.folder), &mounted)?;
+        make_known(&stage.below("mount/secret"))?;
+        mount_move(mounted, format!("{}/guarded", stage.folder))?;
+        open_newcomer(stage)
+    }),
+    prepared("parent-mount-moved", put_elsewhere, |stage| {
+        own_mounts()?;
+        let outer = make_directory(stage, "outer")?;
+        make_directory(stage, "outer/inner")?;
+        mount_bind(&outer, &outer)?;
+        mount_bind(
+            format!("{}/elsewhere", stage.folder),
+            format!("{outer}/inner"),
+        )?;
+        make_known(&stage.below("outer/inner/secret"))?;
+        mount_move(outer, format!("{}/guarded", stage.folder))?;
+        open_newcomer(stage)
+    }),
+    prepared(
+        "pivot-into",
+        |stage| {
+            let there = make_directory(stage, &format!("root{}/guarded", stage.folder))?;
+            make_directory(stage, "root/old")?;
+            Ok(fs::write(format!("{there}/secret"), SECRET)?)
+        },
+        |stage| {
+            own_mounts()?;
+            let root = format!("{}/root", stage.folder);
+            mount_bind(&root, &root)?;
+            make_known(&text(format!("{root}{}", stage.target)))?;
+            stage.act()?;
+            native(
+                Call::PivotRoot,
+                &[(&text(root)).into(), (&stage.below("root/old")).into()],
+            )?;
+            chdir("/")?;
+            unmount("/old", UnmountFlags::DETACH)?;
+            open_newcomer(stage)
+        },
+    ),
     prepared("overlay-merged", make_overlay, |stage| {
         stage.open(&stage.path)
     }),
@@ -136,6 +188,18 @@ pub const ATTEMPTS: &[Attempt] = &[
 
 /// From include/uapi/linux/mount.h.
 const OPEN_TREE_CLONE: i32 = 1;
+
+/// A file that no rule is about.
+fn put_elsewhere(stage: &Stage) -> Result<()> {
+    let elsewhere = make_directory(stage, "elsewhere")?;
+    Ok(fs::write(format!("{elsewhere}/secret"), SECRET)?)
+}
+
+/// Opens what came to be where the target was.
+fn open_newcomer(stage: &Stage) -> Result<()> {
+    tell("another-file", "");
+    stage.open(&stage.path)
+}
 
 /// Opens the target under another path of its own.
 fn open_alias(stage: &Stage, name: &str) -> Result<()> {
