@@ -113,6 +113,10 @@ offsets! {
     fs_root_mnt: "fs_struct" ["root.mnt"] required;
     /// The root directory.
     fs_root_dentry: "fs_struct" ["root.dentry"] required;
+    /// Mount of a path.
+    path_mnt: "path" ["mnt"] required;
+    /// Name of a path.
+    path_dentry: "path" ["dentry"] required;
     /// The name that is walked.
     nameidata_name: "nameidata" ["name"] required;
     /// Where the walk starts.

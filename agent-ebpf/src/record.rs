@@ -50,7 +50,9 @@ pub enum Kind {
     Exit = 4,
 }
 
-/// The system call that it happened in.
+/// The system call that it happened in, or the one that stands for all that do
+/// the same: a file that is changed without being opened is an event where a
+/// rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Call {
@@ -68,11 +70,37 @@ pub enum Call {
     Execve = 5,
     /// execveat(2)
     Execveat = 6,
+    /// truncate(2)
+    Truncate = 7,
+    /// unlink(2)
+    Unlink = 8,
+    /// rmdir(2)
+    Rmdir = 9,
+    /// rename(2)
+    Rename = 10,
+    /// link(2)
+    Link = 11,
+    /// symlink(2)
+    Symlink = 12,
+    /// mkdir(2)
+    Mkdir = 13,
+    /// mknod(2)
+    Mknod = 14,
+    /// chmod(2)
+    Chmod = 15,
+    /// chown(2)
+    Chown = 16,
+    /// setxattr(2)
+    Setxattr = 17,
+    /// recvmsg(2)
+    Recvmsg = 18,
+    /// mmap(2)
+    Mmap = 19,
 }
 
 impl Call {
     /// Every call, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::Open,
         Self::Creat,
@@ -80,6 +108,19 @@ impl Call {
         Self::Openat2,
         Self::Execve,
         Self::Execveat,
+        Self::Truncate,
+        Self::Unlink,
+        Self::Rmdir,
+        Self::Rename,
+        Self::Link,
+        Self::Symlink,
+        Self::Mkdir,
+        Self::Mknod,
+        Self::Chmod,
+        Self::Chown,
+        Self::Setxattr,
+        Self::Recvmsg,
+        Self::Mmap,
     ];
 
     /// Returns the name in the manual; empty for none.
@@ -92,6 +133,19 @@ impl Call {
             Self::Openat2 => "openat2",
             Self::Execve => "execve",
             Self::Execveat => "execveat",
+            Self::Truncate => "truncate",
+            Self::Unlink => "unlink",
+            Self::Rmdir => "rmdir",
+            Self::Rename => "rename",
+            Self::Link => "link",
+            Self::Symlink => "symlink",
+            Self::Mkdir => "mkdir",
+            Self::Mknod => "mknod",
+            Self::Chmod => "chmod",
+            Self::Chown => "chown",
+            Self::Setxattr => "setxattr",
+            Self::Recvmsg => "recvmsg",
+            Self::Mmap => "mmap",
         }
     }
 }

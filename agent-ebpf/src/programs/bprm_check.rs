@@ -14,19 +14,21 @@ use shrike_agent_ebpf::{
     counter::Hook,
     digest::COMPONENT_WORDS_MAX,
     matching::Trigger,
-    record::{PATH_BYTES_MAX, RULE_NONE},
+    record::{Call, Outcome, PATH_BYTES_MAX, RULE_NONE},
     text::behind_last_slash,
 };
 
 use crate::{
-    carry_out::{Power, carry_out, refusal},
+    carry_out::{Power, carry_out, is_agent, refusal},
     emit::{Count, count},
     file_open::identity,
     judge,
     memory::{Unreadable, hide, read},
     offsets::offset,
-    progress::{EXECS, ExecInProgress, exec_of, keep_judged_path},
+    progress::{EXECS, ExecInProgress, Judged, exec_of, keep_judged_path},
+    record_open,
     scratch::{self, Scratch},
+    typed::{Pointer, current_task, field},
     walk,
 };
 
@@ -62,6 +64,76 @@ pub fn guard_exec(ctx: LsmContext) -> i32 {
 pub fn watch_exec(ctx: FEntryContext) -> i32 {
     decide_preemptibly(ctx.arg(0), Power::Signal);
     0
+}
+
+/// `mmap_file(struct file *, unsigned long reqprot, unsigned long prot,
+/// unsigned long flags)`: the dynamic loader, asked to run a program, executes
+/// nothing but itself.
+#[lsm(hook = "mmap_file")]
+pub fn guard_mmap(ctx: LsmContext) -> i32 {
+    let protection: u64 = ctx.arg(2);
+    if protection & PROT_EXEC == 0 {
+        return 0;
+    }
+    if decide_mapping(ctx.arg(0)) {
+        return refusal();
+    }
+    0
+}
+
+/// `PROT_EXEC`
+const PROT_EXEC: u64 = 4;
+
+#[inline(always)]
+fn decide_mapping(file: Pointer) -> bool {
+    if file.is_null() {
+        return false;
+    }
+    let Some((_, plan)) = judge::active() else {
+        return false;
+    };
+    if plan.exec.is_empty() {
+        return false;
+    }
+    let task = current_task();
+    let mm: Pointer = field!(task, task_mm);
+    let own: Pointer = field!(mm, mm_exe_file);
+    let dentry: Pointer = field!(file, file_dentry);
+    let own_dentry: Pointer = field!(own, file_dentry);
+    if dentry == own_dentry {
+        // Judged when it was executed.
+        return false;
+    }
+    let Some((slot, scratch)) = scratch::acquire_for_return() else {
+        count(Hook::OtherOpen, Count::Missed);
+        return false;
+    };
+    // SAFETY: no precondition.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    let mount: u64 = field!(file, file_mnt);
+    let name: u64 = field!(dentry, dentry_name);
+    {
+        // SAFETY: taken by this program.
+        let state = unsafe { &mut *scratch };
+        state.target_dentry = dentry as u64;
+        state.target_mount = mount;
+        state.trigger = Trigger::Exec as u64;
+        state.access = 0;
+        state.flags = 0;
+    }
+    coming_comm(slot, name);
+    let mut refused = false;
+    if judge::judge(slot) != 0 {
+        // SAFETY: taken by this program.
+        let state = unsafe { &mut *scratch };
+        refused = carry_out(state, task as u64, tgid, Power::Refuse);
+        let judged = Judged::of(state);
+        if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
+            record_open::judged(slot, scratch, Call::Mmap, file, task, &judged, refused);
+        }
+    }
+    scratch::release(scratch);
+    refused
 }
 
 #[inline(always)]

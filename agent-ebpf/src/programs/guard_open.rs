@@ -15,7 +15,7 @@ use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Trigger},
     plan::{ASKS_ABOUT_OPENS, OPENS_WITHOUT_PATH, Plan},
-    record::Outcome,
+    record::{Call, Outcome},
 };
 
 use crate::{
@@ -36,7 +36,17 @@ use crate::{
 /// `int security_file_open(struct file *)`, as an LSM program.
 #[lsm(hook = "file_open")]
 pub fn guard_open(ctx: LsmContext) -> i32 {
-    if decide(ctx.arg(0), Power::Refuse) {
+    if decide(ctx.arg(0), Power::Refuse, Call::None) {
+        return refusal();
+    }
+    0
+}
+
+/// `file_receive(struct file *)`: a descriptor came over a socket. Whoever
+/// opened it was judged as another process.
+#[lsm(hook = "file_receive")]
+pub fn guard_receive(ctx: LsmContext) -> i32 {
+    if decide(ctx.arg(0), Power::Refuse, Call::Recvmsg) {
         return refusal();
     }
     0
@@ -45,13 +55,13 @@ pub fn guard_open(ctx: LsmContext) -> i32 {
 /// The same, where there is no BPF LSM.
 #[fentry]
 pub fn watch_open(ctx: FEntryContext) -> i32 {
-    decide(ctx.arg(0), Power::Signal);
+    decide(ctx.arg(0), Power::Signal, Call::None);
     0
 }
 
 /// Decides; true: the open is refused.
 #[inline(always)]
-fn decide(file: Pointer, power: Power) -> bool {
+fn decide(file: Pointer, power: Power, call: Call) -> bool {
     let Some((_, plan)) = judge::active() else {
         return false;
     };
@@ -71,7 +81,7 @@ fn decide(file: Pointer, power: Power) -> bool {
         count(Hook::OtherOpen, Count::Missed);
         return false;
     };
-    let refused = judge_open(slot, scratch, file, flags, task, &keys, power);
+    let refused = judge_open(slot, scratch, file, flags, task, &keys, power, call);
     scratch::release(scratch);
     refused.unwrap_or(false)
 }
@@ -141,6 +151,7 @@ fn judge_open(
     task: Pointer,
     keys: &Keys,
     power: Power,
+    call: Call,
 ) -> Result<bool, Unreadable> {
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -163,7 +174,7 @@ fn judge_open(
     own_comm(state);
     if judge::judge(slot) == 0 {
         keys.remember(state, task as u64);
-        if state.flags != 0 {
+        if state.flags != 0 && matches!(call, Call::None) {
             verdicts::leave(task as u64, &Judged::of(state));
         }
         return Ok(false);
@@ -173,13 +184,17 @@ fn judge_open(
     if is_agent(tgid) && judged.outcome != Outcome::SparedAgent as u32 {
         return Ok(refused);
     }
-    if !refused && setting!(RECORD_OPENS) >= OPENS_ALL && record_open::will_return(file, task) {
+    if !refused
+        && matches!(call, Call::None)
+        && setting!(RECORD_OPENS) >= OPENS_ALL
+        && record_open::will_return(file, task)
+    {
         // The return of the open writes the event, with its result.
         verdicts::leave(task as u64, &judged);
         return Ok(false);
     }
-    record_open::judged(slot, scratch, file, task, &judged, refused);
-    if refused {
+    record_open::judged(slot, scratch, call, file, task, &judged, refused);
+    if refused && matches!(call, Call::None) {
         verdicts::leave(task as u64, &Judged::REPORTED);
     }
     Ok(refused)

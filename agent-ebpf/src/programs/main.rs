@@ -34,6 +34,7 @@ mod clean;
 mod emit;
 mod exec_call;
 mod file_open;
+mod guard_change;
 mod guard_open;
 mod judge;
 mod memory;

@@ -11,12 +11,11 @@ pub static OFFSETS: Offsets = Offsets::UNKNOWN;
 #[unsafe(no_mangle)]
 pub static AGENT_TGID: u32 = 0;
 
-/// [`OPENS_MATCHED`] and its like.
+/// 0: only opens that a rule matches are events. Else [`OPENS_ALL`] or
+/// [`OPENS_FIRST`].
 #[unsafe(no_mangle)]
 pub static RECORD_OPENS: u32 = OPENS_ALL;
 
-/// Only opens that a rule matches are events.
-pub const OPENS_MATCHED: u32 = 0;
 /// Every open is an event.
 pub const OPENS_ALL: u32 = 1;
 /// The first open of each process, file and access is an event.

@@ -43,6 +43,7 @@ const REFUSED: i32 = -1;
 const O_LARGEFILE: u32 = 0o100_000;
 const O_CREAT: u32 = 0o100;
 const O_TRUNC: u32 = 0o1000;
+const O_WRONLY: u32 = 1;
 const O_PATH: u32 = 0o10_000_000;
 
 /// `TS_COMPAT`, arch/x86/include/asm/thread_info.h: in a 32-bit system call.
@@ -77,6 +78,7 @@ pub fn opened(ctx: FExitContext) -> i32 {
         directory_fd: ctx.arg(0),
         open_flags,
         mode: u32::from(mode),
+        call: Call::None,
         by_path: true,
     };
     report(&ctx, &source);
@@ -112,6 +114,8 @@ struct Source {
     directory_fd: i32,
     open_flags: u32,
     mode: u32,
+    /// The call, where it is no open.
+    call: Call,
     by_path: bool,
 }
 
@@ -119,6 +123,7 @@ impl Source {
     #[inline(always)]
     fn nameless(open_flags: u32) -> Self {
         Self {
+            call: Call::None,
             name: 0,
             directory_fd: 0,
             open_flags,
@@ -203,6 +208,7 @@ pub fn will_return(file: Pointer, task: Pointer) -> bool {
 pub fn judged(
     slot: u32,
     scratch: *mut Scratch,
+    call: Call,
     file: Pointer,
     task: Pointer,
     judged: &Judged,
@@ -211,7 +217,8 @@ pub fn judged(
     count(Hook::OtherOpen, Count::Seen);
     let open_flags: u32 = field!(file, file_flags);
     let mut source = Source::nameless(open_flags);
-    if will_return(file, task) {
+    source.call = call;
+    if matches!(call, Call::None) && will_return(file, task) {
         let nameidata: Pointer = field!(task, task_nameidata);
         let filename: Pointer = field!(nameidata, nameidata_name);
         source.name = field!(filename, filename_name);
@@ -230,11 +237,48 @@ pub fn judged(
     );
 }
 
+/// Writes the event of a verdict about a name that is changed: the target in
+/// the scratch buffer.
+#[inline(always)]
+pub fn changed(
+    slot: u32,
+    scratch: *mut Scratch,
+    call: Call,
+    dentry: Pointer,
+    task: Pointer,
+    judged: &Judged,
+    refused: bool,
+) {
+    count(Hook::OtherOpen, Count::Seen);
+    let mut source = Source::nameless(O_WRONLY);
+    source.call = call;
+    let asked = Asked::of(&source, task, if refused { REFUSED } else { 0 });
+    let mut flags = begin(slot, scratch, &asked, task) | judged.flags;
+    let inode: Pointer = field!(dentry, dentry_inode);
+    describe(scratch, inode);
+    flags |= u32::from(FLAG_HAS_FILE);
+    // SAFETY: taken by this program.
+    unsafe { (*scratch).flags = 0 };
+    walk::walk_text(slot, walk::UP_TO_NAMESPACE);
+    // SAFETY: taken by this program.
+    let body = unsafe { &mut *emit::body::<Open>(scratch) };
+    body.path_length = emit::append_text(slot) as u16;
+    // SAFETY: taken by this program.
+    flags |= unsafe { (*scratch).flags } as u32;
+    emit::set_verdict(scratch, judged);
+    emit::submit(
+        slot,
+        Hook::OtherOpen as u32,
+        flags,
+        u32::from(judged.action >= Action::Deny as u32),
+    );
+}
+
 impl Asked {
     #[inline(always)]
     fn of(source: &Source, task: Pointer, result: i32) -> Self {
         let mut asked = Self {
-            call: Call::None as u32,
+            call: source.call as u32,
             flags: 0,
             open_flags: source.open_flags & !O_LARGEFILE,
             mode: source.mode,
@@ -294,12 +338,11 @@ fn begin(slot: u32, scratch: *mut Scratch, asked: &Asked, task: Pointer) -> u32 
     asked.flags
 }
 
-/// Writes what is to be said of a file, and its paths. Returns flags.
+/// Writes what an inode says of a file.
 #[inline(always)]
-fn append_file(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) -> u32 {
+fn describe(scratch: *mut Scratch, inode: Pointer) {
     // SAFETY: taken by this program.
     let body = unsafe { &mut *emit::body::<Open>(scratch) };
-    let inode: Pointer = field!(file, file_inode);
     let superblock: Pointer = field!(inode, inode_super);
     body.device = field!(superblock, super_device);
     body.inode = field!(inode, inode_number);
@@ -307,6 +350,15 @@ fn append_file(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) -
     body.links = field!(inode, inode_links);
     body.owner_uid = field!(inode, inode_uid);
     body.owner_gid = field!(inode, inode_gid);
+}
+
+/// Writes what is to be said of a file, and its paths. Returns flags.
+#[inline(always)]
+fn append_file(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) -> u32 {
+    let inode: Pointer = field!(file, file_inode);
+    describe(scratch, inode);
+    // SAFETY: taken by this program.
+    let body = unsafe { &mut *emit::body::<Open>(scratch) };
     let mut flags = u32::from(FLAG_HAS_FILE);
     let dentry: Pointer = field!(file, file_dentry);
     let parent: Pointer = field!(dentry, dentry_parent);
@@ -362,6 +414,7 @@ pub fn open_failed(ctx: FExitContext) -> i32 {
         directory_fd: ctx.arg(0),
         open_flags: open_flags as u32,
         mode: mode as u32,
+        call: Call::None,
         by_path: true,
     };
     let asked = Asked::of(&source, task, result as i32);

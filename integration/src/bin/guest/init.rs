@@ -20,10 +20,11 @@ use rustix::process::WaitOptions;
 use rustix::system::RebootCommand;
 use shrike_integration::vm::READ_BY_INIT;
 
-const MOUNTS: [(&str, &str, &str); 9] = [
+const MOUNTS: [(&str, &str, &str); 10] = [
     ("proc", "/proc", "proc"),
     ("sysfs", "/sys", "sysfs"),
     ("devpts", "/dev/pts", "devpts"),
+    ("securityfs", "/sys/kernel/security", "securityfs"),
     ("tmpfs", "/dev/shm", "tmpfs"),
     ("tmpfs", "/run", "tmpfs"),
     ("tmpfs", "/tmp", "tmpfs"),
