@@ -140,6 +140,10 @@ pub enum Dimension {
     Identity = 6,
     /// A directory by its inode and device.
     IdentityBelow = 7,
+    /// A file on a file system that does not tell the generation of an inode.
+    IdentityAny = 8,
+    /// A directory on such a file system.
+    IdentityBelowAny = 9,
 }
 
 /// Key of the policy map.
@@ -164,14 +168,16 @@ impl Key {
         self.dimension >= Dimension::Identity as u32
     }
 
-    /// Builds the key of a file or directory that is known by its inode.
+    /// Builds the key of a file or directory that is known by its inode;
+    /// `generation` tells it from others that had or will have the number, and
+    /// is 0 where that is not known.
     #[inline(always)]
-    pub fn of_inode(slot: u32, dimension: Dimension, device: u32, inode: u64) -> Self {
+    pub fn of_inode(slot: u32, dimension: u32, device: u32, inode: u64, generation: u32) -> Self {
         Self {
             a: inode,
-            b: device as u64,
+            b: (generation as u64) << 32 | device as u64,
             slot,
-            dimension: dimension as u32,
+            dimension,
         }
     }
 

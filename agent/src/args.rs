@@ -35,6 +35,8 @@ pub enum Command {
     Run(ConfigArgs),
     /// Show this machine's events without a collector, until interrupted
     Watch(WatchArgs),
+    /// Say what this machine can record and enforce, and try it on a child
+    Doctor(DoctorArgs),
     /// Look after the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -55,6 +57,18 @@ pub struct ConfigArgs {
     /// Configuration file; SHRIKE_AGENT_<FIELD> variables override its fields
     #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
     pub config: PathBuf,
+}
+
+/// What to examine.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct DoctorArgs {
+    /// How to attach the decisions; without it, the best way there is
+    #[arg(long, value_enum)]
+    pub attach: Option<AttachArg>,
+    /// Print where this kernel keeps each field that is read
+    #[arg(long)]
+    pub offsets: bool,
 }
 
 /// What to show, and how.

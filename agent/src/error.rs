@@ -50,6 +50,12 @@ pub enum AgentError {
     /// The kernel's ring failed.
     #[error("cannot read the kernel's events")]
     Ring(#[source] io::Error),
+    /// The self-test could not be made.
+    #[error("cannot make the self-test's files or child")]
+    Canary(#[source] io::Error),
+    /// Something that should work does not.
+    #[error("doctor: {0} of the self-tests failed")]
+    Unwell(usize),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -71,10 +77,13 @@ impl AgentError {
             | Self::Policy(_)
             | Self::Apply(ApplyError::Compile(_))
             | Self::Sensor(SensorError::RingSize(_)) => EXIT_INPUT,
-            Self::Sensor(_) | Self::Facts(_) => EXIT_MACHINE,
-            Self::Apply(_) | Self::Ring(_) | Self::Signals(_) | Self::Output(_) | Self::Random => {
-                EXIT_FAILED
-            }
+            Self::Sensor(_) | Self::Facts(_) | Self::Unwell(_) => EXIT_MACHINE,
+            Self::Apply(_)
+            | Self::Canary(_)
+            | Self::Ring(_)
+            | Self::Signals(_)
+            | Self::Output(_)
+            | Self::Random => EXIT_FAILED,
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod args;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod enrich;
 pub mod error;
 pub mod hooks;

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use shrike_agent::{
     args::{Args, Command, ConfigCommand},
     config::AgentConfig,
+    doctor::doctor,
     error::{AgentError, EXIT_FAILED, chain},
     run::run,
     watch::watch,
@@ -42,6 +43,7 @@ async fn execute(args: Args) -> Result<(), AgentError> {
             Box::pin(run(config)).await
         }
         Command::Watch(args) => Box::pin(watch(args)).await,
+        Command::Doctor(args) => Box::pin(doctor(args)).await,
         Command::Config(ConfigCommand::Check(args)) => {
             let config = AgentConfig::load(&args.config)?;
             config.identity()?;

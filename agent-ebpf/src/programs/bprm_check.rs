@@ -3,6 +3,7 @@
 //! strongest verdict wins.
 
 use aya_ebpf::{
+    EbpfContext as _,
     helpers::generated::{
         bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel,
         bpf_probe_read_kernel_str,
@@ -14,13 +15,15 @@ use shrike_agent_ebpf::{
     counter::Hook,
     digest::COMPONENT_WORDS_MAX,
     matching::Trigger,
-    record::{Call, Outcome, PATH_BYTES_MAX, RULE_NONE},
+    record::{
+        Call, Exec, FLAG_ARGV_TRUNCATED, FLAG_HAS_FILE, Kind, Outcome, PATH_BYTES_MAX, RULE_NONE,
+    },
     text::behind_last_slash,
 };
 
 use crate::{
     carry_out::{Power, carry_out, is_agent, refusal},
-    emit::{Count, count},
+    emit::{self, Count, count, kind_and_call},
     file_open::identity,
     judge,
     memory::{Unreadable, hide, read},
@@ -28,7 +31,7 @@ use crate::{
     progress::{EXECS, ExecInProgress, Judged, exec_of, keep_judged_path},
     record_open,
     scratch::{self, Scratch},
-    typed::{Pointer, current_task, field},
+    typed::{Pointer, argument, current_task, field},
     walk,
 };
 
@@ -75,7 +78,8 @@ pub fn guard_mmap(ctx: LsmContext) -> i32 {
     if protection & PROT_EXEC == 0 {
         return 0;
     }
-    if decide_mapping(ctx.arg(0)) {
+    // Memory without a file has none to judge.
+    if argument(ctx.as_ptr(), 0) != 0 && decide_mapping(ctx.arg(0)) {
         return refusal();
     }
     0
@@ -86,9 +90,6 @@ const PROT_EXEC: u64 = 4;
 
 #[inline(always)]
 fn decide_mapping(file: Pointer) -> bool {
-    if file.is_null() {
-        return false;
-    }
     let Some((_, plan)) = judge::active() else {
         return false;
     };
@@ -195,8 +196,39 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
         keep_judged_path(task, unsafe { &*scratch });
         exec.kept_path = 1;
     }
+    if refused && exec.call == Call::None as u32 {
+        // No system call returns that could tell.
+        report_refusal(slot, scratch, exec, filename);
+        let _ = EXECS.remove(task);
+    }
     Ok(refused)
 }
+
+/// Writes the event of an exec by the kernel itself that was refused. The path
+/// is in the scratch buffer's text.
+#[inline(always)]
+fn report_refusal(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, filename: u64) {
+    count(Hook::ProcessExec, Count::Seen);
+    emit::begin_record(slot, kind_and_call(Kind::Exec as u32, exec.call), REFUSED);
+    emit::set_verdict(scratch, &exec.judged);
+    emit::set_body_length::<Exec>(scratch);
+    // SAFETY: taken by this program.
+    let body = unsafe { &mut *emit::body::<Exec>(scratch) };
+    body.flags = 0;
+    body.directory_fd = 0;
+    body.inode = exec.inode;
+    body.device = exec.device;
+    body.interpreter_length = 0;
+    body.argv_length = 0;
+    body.padding = 0;
+    body.asked_length = emit::append_kernel_string(slot, filename) as u16;
+    body.path_length = emit::append_text(slot) as u16;
+    let flags = exec.judged.flags | u32::from(FLAG_HAS_FILE | FLAG_ARGV_TRUNCATED);
+    emit::submit(slot, Hook::ProcessExec as u32, flags, 1);
+}
+
+/// `EPERM`
+const REFUSED: i32 = -1;
 
 /// Puts the command name that the new image will get into the scratch buffer:
 /// the base name of the path as asked, cut at 15 bytes.

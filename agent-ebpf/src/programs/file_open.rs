@@ -13,7 +13,7 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Action, Trigger},
-    record::{Call, FLAG_HAS_FILE, Kind, Open, Outcome},
+    record::{Call, FLAG_HAS_FILE, Kind, Open, Outcome, RULE_NONE},
 };
 
 use crate::{
@@ -21,10 +21,10 @@ use crate::{
     emit::{self, Count, count, kind_and_call},
     judge,
     memory::{Unreadable, read},
-    offsets::{RECORD_OPENS, offset, setting},
+    offsets::{OPENS_FIRST, RECORD_OPENS, offset, setting},
     progress::{self, ENTERED, INSIDE, Judged, OVER, OpenInProgress},
     scratch::{self, Scratch},
-    walk,
+    seen, walk,
 };
 
 /// `__FMODE_EXEC`, include/linux/fs.h: the open is part of an exec.
@@ -272,6 +272,14 @@ fn try_leave(ctx: &FExitContext) -> Result<(), Unreadable> {
     open.state = OVER;
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    if setting!(RECORD_OPENS) == OPENS_FIRST && open.judged.rule == u32::from(RULE_NONE) {
+        let file = plain(ctx.arg::<u64>(3));
+        if !is_errno(file) && seen_before(task, file, kernel_flags).unwrap_or(false) {
+            seen::repeat(tgid);
+            count(Hook::FileOpen, Count::Repeated);
+            return Ok(());
+        }
+    }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::FileOpen, Count::Missed);
         return Ok(());
@@ -290,6 +298,23 @@ fn try_leave(ctx: &FExitContext) -> Result<(), Unreadable> {
     }
     scratch::release(scratch);
     Ok(())
+}
+
+/// Says whether the process opened the file for this access before.
+#[inline(always)]
+fn seen_before(task: u64, file: u64, open_flags: u32) -> Result<bool, Unreadable> {
+    let leader = read::<u64>(task, offset!(task_group_leader))?;
+    let inode = read::<u64>(file, offset!(file_inode))?;
+    let superblock = read::<u64>(inode, offset!(inode_super))?;
+    Ok(seen::before(&seen::Touch {
+        start: read(leader, offset!(task_start))?,
+        image: read(task, offset!(task_exec_id))?,
+        tgid: read(task, offset!(task_tgid))?,
+        inode: read(inode, offset!(inode_number))?,
+        inode_generation: read(inode, offset!(inode_generation))?,
+        device: read(superblock, offset!(super_device))?,
+        access: seen::access(read(file, offset!(file_mode))?, open_flags),
+    }))
 }
 
 /// Makes a plain number of what the verifier knows as a pointer, so that it can

@@ -18,9 +18,11 @@ use crate::{
     emit::{Count, count},
     file_open::own_comm,
     judge::{self, NOTHING_IN_DIRECTORY},
+    memory::read,
+    offsets::offset,
     progress::Judged,
     record_open, scratch,
-    typed::{Pointer, current_task, field},
+    typed::{Pointer, current_task, field, inode_of},
 };
 
 /// What is done to a name.
@@ -30,6 +32,8 @@ struct Change {
     dentry: Pointer,
     mount: Pointer,
     access: u32,
+    /// Gets the name; null for nothing.
+    named: Pointer,
 }
 
 /// Decides; true: the change is refused.
@@ -42,11 +46,10 @@ fn decide(change: &Change) -> bool {
         return false;
     }
     let task = current_task();
-    let inode: Pointer = field!(change.dentry, dentry_inode);
+    let inode = inode_of(change.dentry);
+    let number = read::<u64>(inode, offset!(inode_number)).unwrap_or(0);
     let mut directory = 0;
-    if plan.flags & OPENS_WITHOUT_PATH == 0
-        && !plan.identities.may_contain(field!(inode, inode_number))
-    {
+    if plan.flags & OPENS_WITHOUT_PATH == 0 && !plan.identities.may_contain(number) {
         directory = clean::directory_key(plan.seed[0], task, change.mount, change.dentry);
         if directory != 0 && clean::contains(directory) {
             return false;
@@ -90,18 +93,28 @@ fn decide(change: &Change) -> bool {
             );
         }
     }
+    if !refused && !change.named.is_null() && !judge::is_clear(&state.path_hits) {
+        judge::learn(state, change.named as u64);
+    }
     scratch::release(scratch);
     refused
 }
 
 /// Decides about a name in a directory.
 #[inline(always)]
-fn decide_name(call: Call, directory: Pointer, dentry: Pointer, access: u32) -> bool {
+fn decide_name(
+    call: Call,
+    directory: Pointer,
+    dentry: Pointer,
+    access: u32,
+    named: Pointer,
+) -> bool {
     decide(&Change {
         call,
         dentry,
         mount: field!(directory, path_mnt),
         access,
+        named,
     })
 }
 
@@ -113,6 +126,7 @@ fn decide_path(call: Call, path: Pointer) -> i32 {
         dentry: field!(path, path_dentry),
         mount: field!(path, path_mnt),
         access: ACCESS_WRITE,
+        named: core::ptr::null(),
     });
     if refused { refusal() } else { 0 }
 }
@@ -141,7 +155,7 @@ macro_rules! guard_name {
             #[doc = concat!("`", $hook, "(const struct path *directory, struct dentry *, …)`")]
             #[lsm(hook = $hook)]
             pub fn $name(ctx: LsmContext) -> i32 {
-                if decide_name(Call::$call, ctx.arg(0), ctx.arg(1), ACCESS_WRITE) {
+                if decide_name(Call::$call, ctx.arg(0), ctx.arg(1), ACCESS_WRITE, core::ptr::null()) {
                     return refusal();
                 }
                 0
@@ -162,7 +176,13 @@ guard_name! {
 /// struct dentry *, unsigned int flags)`
 #[lsm(hook = "path_rename")]
 pub fn guard_rename(ctx: LsmContext) -> i32 {
-    if decide_name(Call::Rename, ctx.arg(0), ctx.arg(1), ACCESS_WRITE) {
+    if decide_name(
+        Call::Rename,
+        ctx.arg(0),
+        ctx.arg(1),
+        ACCESS_WRITE,
+        core::ptr::null(),
+    ) {
         return refusal();
     }
     0
@@ -171,7 +191,13 @@ pub fn guard_rename(ctx: LsmContext) -> i32 {
 /// The same, for the name that the file gets, and what is there already.
 #[lsm(hook = "path_rename")]
 pub fn guard_rename_over(ctx: LsmContext) -> i32 {
-    if decide_name(Call::Rename, ctx.arg(2), ctx.arg(3), ACCESS_WRITE) {
+    if decide_name(
+        Call::Rename,
+        ctx.arg(2),
+        ctx.arg(3),
+        ACCESS_WRITE,
+        ctx.arg(1),
+    ) {
         return refusal();
     }
     0
@@ -186,6 +212,7 @@ pub fn guard_link(ctx: LsmContext) -> i32 {
         ctx.arg(1),
         ctx.arg(0),
         ACCESS_READ | ACCESS_WRITE,
+        core::ptr::null(),
     ) {
         return refusal();
     }
@@ -195,7 +222,7 @@ pub fn guard_link(ctx: LsmContext) -> i32 {
 /// The same, for the name that the file gets.
 #[lsm(hook = "path_link")]
 pub fn guard_link_into(ctx: LsmContext) -> i32 {
-    if decide_name(Call::Link, ctx.arg(1), ctx.arg(2), ACCESS_WRITE) {
+    if decide_name(Call::Link, ctx.arg(1), ctx.arg(2), ACCESS_WRITE, ctx.arg(0)) {
         return refusal();
     }
     0
@@ -211,6 +238,7 @@ pub fn guard_setxattr(ctx: LsmContext) -> i32 {
         dentry: ctx.arg(1),
         mount: field!(fs, fs_root_mnt),
         access: ACCESS_WRITE,
+        named: core::ptr::null(),
     });
     if refused { refusal() } else { 0 }
 }

@@ -174,12 +174,18 @@ fn judge_open(
     own_comm(state);
     if judge::judge(slot) == 0 {
         keys.remember(state, task as u64);
+        if !judge::is_clear(&state.path_hits) {
+            judge::learn(state, dentry);
+        }
         if state.flags != 0 && matches!(call, Call::None) {
             verdicts::leave(task as u64, &Judged::of(state));
         }
         return Ok(false);
     }
     let refused = carry_out(state, task as u64, tgid, power);
+    if !refused && !judge::is_clear(&state.path_hits) {
+        judge::learn(state, dentry);
+    }
     let judged = Judged::of(state);
     if is_agent(tgid) && judged.outcome != Outcome::SparedAgent as u32 {
         return Ok(refused);

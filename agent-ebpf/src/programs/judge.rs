@@ -10,12 +10,12 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     digest::{Digest, Dimension, Key},
     matching::Evaluation,
-    plan::{DIRECTORIES_BY_IDENTITY, Entry, Plan, RuleSet, Word, depth_bit},
+    plan::{DIRECTORIES_BY_IDENTITY, Entry, IDENTITY_BITS, Plan, RuleSet, Word, depth_bit},
     record::{FLAG_PATH_UNRESOLVED, PATH_COMPONENTS_MAX, RULE_NONE},
 };
 
 use crate::{
-    memory::{Unreadable, hide, read},
+    memory::{Unreadable, atomic_or, hide, read},
     offsets::offset,
     scratch::{self, Scratch},
     walk,
@@ -83,6 +83,7 @@ pub extern "C" fn judge(slot: u32) -> i32 {
     state.generation = 0;
     state.concerns = A_RULE;
     state.names_children = 0;
+    clear(&mut state.path_hits);
     let Some((plan_slot, plan)) = active() else {
         return 0;
     };
@@ -113,7 +114,12 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         state.identities = plan.flags & DIRECTORIES_BY_IDENTITY;
         let (dentry, vfsmount) = (state.target_dentry, state.target_mount);
         let resolved = match_path(slot, dentry, vfsmount).is_ok();
-        add_identity(state, plan, dentry);
+        if resolved {
+            state.path_hits = state.hits;
+        } else {
+            clear(&mut state.path_hits);
+        }
+        add_identity(state, plan, dentry, Dimension::Identity);
         if resolved {
             state.concerns = if is_clear(&state.hits) {
                 if state.names_children == 0 {
@@ -175,32 +181,81 @@ fn add_hits(state: &mut Scratch, key: Key) {
 }
 
 #[inline(always)]
-fn is_clear(hits: &Entry) -> bool {
+pub fn is_clear(hits: &Entry) -> bool {
     hits.rules.is_empty() && hits.exceptions.is_empty()
 }
 
-/// Adds the rules that know the file by its inode.
+/// Adds the rules that know a file by its inode.
 #[inline(always)]
-fn add_identity(state: &mut Scratch, plan: &Plan, dentry: u64) {
-    let Ok((device, inode)) = identity_of(dentry) else {
+fn add_identity(state: &mut Scratch, plan: &Plan, dentry: u64, dimension: Dimension) {
+    let Ok(identity) = identity_of(dentry) else {
         return;
     };
-    if plan.identities.may_contain(inode) {
+    if plan.identities.may_contain(identity.inode) {
         let slot = state.plan_slot as u32;
-        add_hits(
-            state,
-            Key::of_inode(slot, Dimension::Identity, device, inode),
-        );
+        add_hits(state, identity.key(slot, dimension as u32));
+        let any = dimension as u32 + (Dimension::IdentityAny as u32 - Dimension::Identity as u32);
+        let key = Identity {
+            generation: 0,
+            ..identity
+        };
+        add_hits(state, key.key(slot, any));
     }
 }
 
-/// Returns device and inode number of what a name stands for.
+/// Lets the rules that name a path know the file that gets the name, whatever
+/// names it has beside. The word being matched is the path.
 #[inline(always)]
-fn identity_of(dentry: u64) -> Result<(u32, u64), Unreadable> {
+pub fn learn(state: &mut Scratch, dentry: u64) {
+    let Ok(identity) = identity_of(dentry) else {
+        return;
+    };
+    let slot = state.plan_slot as u32;
+    let Some(plan) = PLANS.get_ptr_mut(slot) else {
+        return;
+    };
+    let key = identity.key(slot, Dimension::Identity as u32);
+    // SAFETY: looked at only.
+    if unsafe { POLICY.get(key) }.is_some() {
+        return;
+    }
+    if POLICY.insert(key, state.path_hits, 0).is_err() {
+        return;
+    }
+    let bit = (identity.inode ^ identity.inode >> 10) as usize & (IDENTITY_BITS - 1);
+    // SAFETY: a live map value.
+    let words = unsafe { (&raw mut (*plan).identities).cast::<u64>() };
+    // SAFETY: the bit is below IDENTITY_BITS.
+    let word = unsafe { words.add(bit / 64) };
+    // SAFETY: a live map value of one word.
+    unsafe { atomic_or(word, 1 << (bit % 64)) };
+}
+
+/// A file, whatever its names.
+#[derive(Clone, Copy)]
+struct Identity {
+    device: u32,
+    generation: u32,
+    inode: u64,
+}
+
+impl Identity {
+    #[inline(always)]
+    fn key(self, slot: u32, dimension: u32) -> Key {
+        Key::of_inode(slot, dimension, self.device, self.inode, self.generation)
+    }
+}
+
+/// Returns what a name stands for.
+#[inline(always)]
+fn identity_of(dentry: u64) -> Result<Identity, Unreadable> {
     let inode = read::<u64>(dentry, offset!(dentry_inode))?;
-    let number = read::<u64>(inode, offset!(inode_number))?;
     let superblock = read::<u64>(inode, offset!(inode_super))?;
-    Ok((read(superblock, offset!(super_device))?, number))
+    Ok(Identity {
+        device: read(superblock, offset!(super_device))?,
+        generation: read(inode, offset!(inode_generation))?,
+        inode: read(inode, offset!(inode_number))?,
+    })
 }
 
 /// Adds the rules that know a directory by its inode.
@@ -215,16 +270,7 @@ pub extern "C" fn match_directory(slot: u32, dentry: u64) -> i32 {
     let Some(plan) = PLANS.get(state.plan_slot as u32) else {
         return 0;
     };
-    let Ok((device, inode)) = identity_of(dentry) else {
-        return 0;
-    };
-    if plan.identities.may_contain(inode) {
-        let slot = state.plan_slot as u32;
-        add_hits(
-            state,
-            Key::of_inode(slot, Dimension::IdentityBelow, device, inode),
-        );
-    }
+    add_identity(state, plan, dentry, Dimension::IdentityBelow);
     0
 }
 

@@ -68,6 +68,16 @@ pub unsafe fn atomic_add(cell: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) cell, in(reg) value) };
 }
 
+/// Sets bits that others may set as well.
+///
+/// # Safety
+/// `cell` points to a live map value.
+#[inline(always)]
+pub unsafe fn atomic_or(cell: *mut u64, bits: u64) {
+    // SAFETY: the caller vouches for `cell`.
+    unsafe { asm!("lock *(u64 *)({0} + 0) |= {1}", in(reg) cell, in(reg) bits) };
+}
+
 /// Adds to a counter and returns what it was before.
 ///
 /// # Safety

@@ -24,12 +24,13 @@ use crate::{
     emit::{self, Count, count, kind_and_call},
     file_open::{FMODE_EXEC, clear_file},
     judge,
-    offsets::{OPENS_FIRST, RECORD_OPENS, setting},
+    memory::{Unreadable, read},
+    offsets::{OPENS_FIRST, RECORD_OPENS, offset, setting},
     progress::Judged,
     root,
     scratch::{self, Scratch},
-    seen,
-    typed::{Pointer, current_task, field},
+    seen::{self, Touch},
+    typed::{Pointer, current_task, field, inode_of},
     verdicts, walk,
 };
 
@@ -41,9 +42,9 @@ const REFUSED: i32 = -1;
 
 /// Set by the kernel for every 64-bit caller, whatever was asked.
 const O_LARGEFILE: u32 = 0o100_000;
-const O_CREAT: u32 = 0o100;
-const O_TRUNC: u32 = 0o1000;
 const O_WRONLY: u32 = 1;
+/// `S_IALLUGO`: the kernel adds the type of the file that it makes.
+const PERMISSIONS: u32 = 0o7777;
 const O_PATH: u32 = 0o10_000_000;
 
 /// `TS_COMPAT`, arch/x86/include/asm/thread_info.h: in a 32-bit system call.
@@ -77,7 +78,7 @@ pub fn opened(ctx: FExitContext) -> i32 {
         name: field!(filename, filename_name),
         directory_fd: ctx.arg(0),
         open_flags,
-        mode: u32::from(mode),
+        mode: u32::from(mode) & PERMISSIONS,
         call: Call::None,
         by_path: true,
     };
@@ -161,8 +162,8 @@ fn report(ctx: &FExitContext, source: &Source) {
     if setting!(RECORD_OPENS) == OPENS_FIRST && !judged && !failed {
         let inode: Pointer = field!(file, file_inode);
         let mode: u32 = field!(file, file_mode);
-        let access = mode & 3 | source.open_flags & (O_CREAT | O_TRUNC | O_PATH);
-        if seen::before(task, inode, access) {
+        let access = seen::access(mode, source.open_flags);
+        if seen::before(&Touch::of(task, inode, access)) {
             seen::repeat(tgid);
             count(Hook::FileOpen, Count::Repeated);
             return;
@@ -254,8 +255,8 @@ pub fn changed(
     source.call = call;
     let asked = Asked::of(&source, task, if refused { REFUSED } else { 0 });
     let mut flags = begin(slot, scratch, &asked, task) | judged.flags;
-    let inode: Pointer = field!(dentry, dentry_inode);
-    describe(scratch, inode);
+    // A name that is about to be given has a path, and no inode yet.
+    let _ = describe_number(scratch, inode_of(dentry));
     flags |= u32::from(FLAG_HAS_FILE);
     // SAFETY: taken by this program.
     unsafe { (*scratch).flags = 0 };
@@ -350,6 +351,21 @@ fn describe(scratch: *mut Scratch, inode: Pointer) {
     body.links = field!(inode, inode_links);
     body.owner_uid = field!(inode, inode_uid);
     body.owner_gid = field!(inode, inode_gid);
+}
+
+/// The same for an inode that may be null.
+#[inline(always)]
+fn describe_number(scratch: *mut Scratch, inode: u64) -> Result<(), Unreadable> {
+    // SAFETY: taken by this program.
+    let body = unsafe { &mut *emit::body::<Open>(scratch) };
+    let superblock = read::<u64>(inode, offset!(inode_super))?;
+    body.device = read(superblock, offset!(super_device))?;
+    body.inode = read(inode, offset!(inode_number))?;
+    body.file_mode = read(inode, offset!(inode_mode))?;
+    body.links = read(inode, offset!(inode_links))?;
+    body.owner_uid = read(inode, offset!(inode_uid))?;
+    body.owner_gid = read(inode, offset!(inode_gid))?;
+    Ok(())
 }
 
 /// Writes what is to be said of a file, and its paths. Returns flags.

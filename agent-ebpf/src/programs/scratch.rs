@@ -87,6 +87,8 @@ pub struct Scratch {
     pub dimension: u64,
     /// Rules that the word being matched hits.
     pub hits: Entry,
+    /// Rules that the path itself hits: not those that know the inode.
+    pub path_hits: Entry,
     /// Rules left.
     pub evaluation: Evaluation,
     /// `FLAG_*` that the walk found out.

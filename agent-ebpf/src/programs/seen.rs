@@ -28,21 +28,61 @@ static SEEN: Array<u64> = Array::with_max_entries(SLOTS, 0);
 #[map]
 static REPEATS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(65_536, 0);
 
+/// An open, as far as it matters whether it is the first of its kind.
+pub struct Touch {
+    /// Start of the process.
+    pub start: u64,
+    /// Counts the images that the process has run.
+    pub image: u32,
+    /// The process.
+    pub tgid: u32,
+    /// The file.
+    pub inode: u64,
+    /// Tells it from an earlier one of the same number.
+    pub inode_generation: u32,
+    /// Where it is.
+    pub device: u32,
+    /// What for: see [`access`].
+    pub access: u32,
+}
+
+impl Touch {
+    /// Reads it where the verifier knows the kernel's objects.
+    #[inline(always)]
+    pub fn of(task: Pointer, inode: Pointer, access: u32) -> Self {
+        let leader: Pointer = field!(task, task_group_leader);
+        let superblock: Pointer = field!(inode, inode_super);
+        Self {
+            start: field!(leader, task_start),
+            image: field!(task, task_exec_id),
+            tgid: field!(task, task_tgid),
+            inode: field!(inode, inode_number),
+            inode_generation: field!(inode, inode_generation),
+            device: field!(superblock, super_device),
+            access,
+        }
+    }
+}
+
+const O_CREAT: u32 = 0o100;
+const O_TRUNC: u32 = 0o1000;
+const O_PATH: u32 = 0o10_000_000;
+
+/// Returns what an open is for: reading, writing, making, cutting, or none.
+#[inline(always)]
+pub fn access(file_mode: u32, open_flags: u32) -> u32 {
+    file_mode & 3 | open_flags & (O_CREAT | O_TRUNC | O_PATH)
+}
+
 /// Says whether this process opened this file for this access before, and
 /// notes that it did.
 #[inline(always)]
-pub fn before(task: Pointer, inode: Pointer, access: u32) -> bool {
-    let leader: Pointer = field!(task, task_group_leader);
-    let mut key = mix(setting!(SEEN_SEED), field!(leader, task_start));
-    let image: u32 = field!(task, task_exec_id);
-    let tgid: u32 = field!(task, task_tgid);
-    key = mix(key, u64::from(image) << 32 | u64::from(tgid));
-    key = mix(key, field!(inode, inode_number));
-    let superblock: Pointer = field!(inode, inode_super);
-    let device: u32 = field!(superblock, super_device);
-    key = mix(key, u64::from(device) << 32 | u64::from(access));
-    let generation: u32 = field!(inode, inode_generation);
-    key = mix(key, u64::from(generation)) | 1;
+pub fn before(touch: &Touch) -> bool {
+    let mut key = mix(setting!(SEEN_SEED), touch.start);
+    key = mix(key, u64::from(touch.image) << 32 | u64::from(touch.tgid));
+    key = mix(key, touch.inode);
+    key = mix(key, u64::from(touch.device) << 32 | u64::from(touch.access));
+    key = mix(key, u64::from(touch.inode_generation)) | 1;
     let Some(place) = SEEN.get_ptr_mut((key >> 40) as u32 & (SLOTS - 1)) else {
         return false;
     };

@@ -5,10 +5,20 @@
 //! instead of a helper call. A load that faults gives zero. A pointer keeps
 //! its kind in registers and on the stack only: once it went through a map
 //! it is a plain number, for [`crate::memory::read`].
+//!
+//! **What may be null.** An LSM program's arguments, and some fields reached
+//! through them, count as never null: a load through them is a plain one that
+//! crashes the kernel where they are, and the verifier throws a comparison
+//! with null away. Linux 6.12 thinks so of `dentry.d_inode`
+//! (`BTF_TYPE_SAFE_TRUSTED`, kernel/bpf/verifier.c), which is null for a name
+//! without a file, and of the file that `mmap_file` gets, which is null for
+//! memory without one. Such a pointer is read as a plain number.
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
+
+use crate::{memory::read, offsets::offset};
 
 /// Points into a kernel structure of a kind that the verifier knows.
 pub type Pointer = *const u8;
@@ -36,6 +46,20 @@ pub(crate) use field;
 pub fn current_task() -> Pointer {
     // SAFETY: no precondition.
     unsafe { bpf_get_current_task_btf() }.cast()
+}
+
+/// Returns an argument of the program as a plain number: the only form in
+/// which one that may be null can be looked at.
+#[inline(always)]
+pub fn argument(context: *const c_void, index: usize) -> u64 {
+    let place = context.wrapping_byte_add(index * 8);
+    read(place as u64, 0).unwrap_or(0)
+}
+
+/// Returns what a name stands for as a plain number, 0 for nothing.
+#[inline(always)]
+pub fn inode_of(dentry: Pointer) -> u64 {
+    read(dentry as u64, offset!(dentry_inode)).unwrap_or(0)
 }
 
 /// Makes a plain number of a pointer, the same one for as long as the map

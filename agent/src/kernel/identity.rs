@@ -1,6 +1,6 @@
 //! Which file a path of this machine stands for.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{ffi::CString, fs, os::unix::fs::MetadataExt as _};
 
 use shrike_proto::policy::PathPattern;
 
@@ -17,7 +17,51 @@ pub fn identify(pattern: &PathPattern) -> Option<Identity> {
     Some(Identity {
         device: kernel_device(metadata.dev())?,
         inode: metadata.ino(),
+        generation: generation(pattern.as_str()),
     })
+}
+
+/// Returns the inode's generation where the file system tells it in its file
+/// handles: as the second of two words (`FILEID_INO32_GEN` and its variant
+/// with the parent, include/linux/exportfs.h; ext4, f2fs and most others), or
+/// behind 64 bits of inode number (xfs), or in front of them (tmpfs).
+fn generation(path: &str) -> Option<u32> {
+    const HANDLE_BYTES_MAX: usize = 128;
+    const FILEID_INO32_GEN: i32 = 1;
+    const FILEID_INO32_GEN_PARENT: i32 = 2;
+    const XFS_FILEID_INO64_GEN: i32 = 0x81;
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        words: [u32; HANDLE_BYTES_MAX / 4],
+    }
+    let mut handle = Handle {
+        bytes: HANDLE_BYTES_MAX as u32,
+        kind: 0,
+        words: [0; HANDLE_BYTES_MAX / 4],
+    };
+    let path = CString::new(path).ok()?;
+    let mut mount = 0;
+    // SAFETY: the handle has as many bytes as it says.
+    let result = unsafe {
+        libc::name_to_handle_at(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            (&raw mut handle).cast(),
+            &raw mut mount,
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    };
+    if result != 0 {
+        return None;
+    }
+    match (handle.kind, handle.bytes) {
+        (FILEID_INO32_GEN, 8) | (FILEID_INO32_GEN_PARENT, 16) => Some(handle.words[1]),
+        (FILEID_INO32_GEN, 12) => Some(handle.words[0]),
+        (XFS_FILEID_INO64_GEN, 12) => Some(handle.words[2]),
+        _ => None,
+    }
 }
 
 /// Turns a device number of stat(2) into the kernel's own form

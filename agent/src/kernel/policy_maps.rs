@@ -286,6 +286,7 @@ mod tests {
                     Some(Identity {
                         device: slot,
                         inode: seed[0] * pattern.as_str().len() as u64,
+                        generation: None,
                     })
                 },
             };

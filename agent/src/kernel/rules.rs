@@ -115,6 +115,9 @@ pub struct Identity {
     pub device: u32,
     /// Inode number.
     pub inode: u64,
+    /// Tells the inode from others that had or will have the number; `None`
+    /// where the file system does not say.
+    pub generation: Option<u32>,
 }
 
 /// Compiles a policy set for a slot of the maps.
@@ -291,17 +294,26 @@ impl Compiler<'_> {
 
     /// Adds the file that the path stands for, whatever its other names.
     fn add_identity(&mut self, number: usize, pattern: &PathPattern, place: Place) {
-        let Some(Identity { device, inode }) = (self.ground.identify)(pattern) else {
+        let Some(identity) = (self.ground.identify)(pattern) else {
             return;
         };
-        let dimension = if pattern.is_directory() {
-            self.plan.flags |= DIRECTORIES_BY_IDENTITY;
-            Dimension::IdentityBelow
-        } else {
-            Dimension::Identity
+        let dimension = match (pattern.is_directory(), identity.generation) {
+            (false, Some(_)) => Dimension::Identity,
+            (false, None) => Dimension::IdentityAny,
+            (true, Some(_)) => Dimension::IdentityBelow,
+            (true, None) => Dimension::IdentityBelowAny,
         };
-        self.plan.identities.insert(inode);
-        let key = Key::of_inode(self.ground.slot, dimension, device, inode);
+        if pattern.is_directory() {
+            self.plan.flags |= DIRECTORIES_BY_IDENTITY;
+        }
+        self.plan.identities.insert(identity.inode);
+        let key = Key::of_inode(
+            self.ground.slot,
+            dimension as u32,
+            identity.device,
+            identity.inode,
+            identity.generation.unwrap_or(0),
+        );
         self.add_entry(number, place, key);
     }
 

@@ -83,6 +83,7 @@ pub struct Sensor {
     tables: VecDeque<(Generation, RuleTable)>,
     applied: Option<AppliedPolicy>,
     attachment: Attachment,
+    offsets: offsets::Table,
     hooks: Vec<HookState>,
     undecodable: u64,
     behind: bool,
@@ -104,7 +105,8 @@ impl Sensor {
     pub fn load(options: &SensorOptions) -> Result<Self, SensorError> {
         check_ring_size(options.ring_bytes)?;
         check_pid_namespace()?;
-        let offsets = offsets::resolve()?;
+        let table = offsets::resolve()?;
+        let offsets = table.offsets();
         check_kprobes()?;
         let btf =
             Btf::from_sys_fs().map_err(|error| SensorError::UnreadableBtf(error.to_string()))?;
@@ -137,6 +139,7 @@ impl Sensor {
             tables: VecDeque::new(),
             applied: None,
             attachment,
+            offsets: table,
             hooks,
             undecodable: 0,
             behind: false,
@@ -150,6 +153,12 @@ impl Sensor {
     /// Returns what is attached where, and what is not.
     pub fn hooks(&self) -> &[HookState] {
         &self.hooks
+    }
+
+    /// Returns each field that the programs read, and where this kernel keeps
+    /// it in bytes; `None`: it has no such field.
+    pub fn offsets(&self) -> impl Iterator<Item = (String, Option<u32>)> {
+        self.offsets.iter()
     }
 
     /// Returns how the decisions are attached.

@@ -12,6 +12,7 @@ use super::fixture::{Fixture, insist};
 
 pub const CLAIMS: &[Claim] = &[
     Claim("watch_prints_events_and_leaves_nothing_behind", watch),
+    Claim("doctor_finds_both_kernels_well_in_every_attachment", doctor),
     Claim("a_kernel_without_btf_is_refused_in_one_line", without_btf),
 ];
 
@@ -70,6 +71,55 @@ fn watch(fixture: &mut Fixture) -> Result<()> {
             "the open is missing"
         );
         insist(&machine, &["nc", "-h"], Outcome::SUCCESS).context("after watch has ended")?;
+    }
+    Ok(())
+}
+
+fn doctor(fixture: &mut Fixture) -> Result<()> {
+    for kernel in Kernel::ALL {
+        let machine = boot(fixture, "doctor", kernel)?;
+        for (attachment, ability) in [
+            ("lsm", "enforces kill and deny"),
+            ("fentry", "enforces kill, not deny"),
+            ("kprobe", "enforces kill, not deny"),
+        ] {
+            let ran = machine
+                .command("shrike-agent")
+                .args(["doctor", "--attach", attachment])
+                .run()?;
+            let said = ran.stdout_text();
+            ensure!(
+                ran.outcome == Outcome::SUCCESS
+                    && said.contains(ability)
+                    && said.matches("self-test").count() == 4
+                    && said.ends_with("doctor: ok\n"),
+                "{kernel}, {attachment}: {:?}\n{said}{}",
+                ran.outcome,
+                ran.stderr_text()
+            );
+        }
+        // Without BPF among the security modules in use, LSM programs attach
+        // and are never called: it must not be taken.
+        machine.shell("umount /sys/kernel/security")?;
+        let ran = machine
+            .command("shrike-agent")
+            .args(["doctor", "--attach", "lsm"])
+            .run()?;
+        ensure!(
+            ran.outcome == Outcome::Code(5) && ran.stderr_text().contains("BPF LSM"),
+            "{kernel}: {:?}: {}",
+            ran.outcome,
+            ran.stderr_text()
+        );
+        let ran = machine.command("shrike-agent").arg("doctor").run()?;
+        ensure!(
+            ran.outcome == Outcome::SUCCESS
+                && ran.stdout_text().contains("enforces kill, not deny")
+                && ran.stdout_text().contains("BPF LSM"),
+            "{kernel}: {:?}: {}",
+            ran.outcome,
+            ran.stdout_text()
+        );
     }
     Ok(())
 }

@@ -27,6 +27,14 @@ pub const CLAIMS: &[Claim] = &[
     Claim("an_exception_lives_and_everybody_else_dies", exception),
     Claim("a_rule_for_writing_lets_reading_live", access),
     Claim(
+        "a_denied_change_leaves_the_file_whole_and_the_process_alive",
+        denied,
+    ),
+    Claim(
+        "another_name_of_a_protected_file_does_not_help",
+        other_names,
+    ),
+    Claim(
         "observe_and_alert_record_and_touch_nothing",
         observe_and_alert,
     ),
@@ -203,6 +211,89 @@ fn access(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+fn denied(fixture: &mut Fixture) -> Result<()> {
+    for node in &fixture.fleet.nodes {
+        node.machine
+            .shell("mkdir -p /srv/claim && rm -f /srv/claim/new && echo secret > /srv/claim/key")?;
+    }
+    fixture.push(&document(
+        "denied",
+        "enforce",
+        "{name: files, on: open, paths: [/srv/claim/key, /srv/claim/new], action: deny}",
+    ))?;
+    const REFUSED: &str = "Operation not permitted";
+    for node in &fixture.fleet.nodes {
+        for attempt in [
+            "cat /srv/claim/key",
+            "echo x > /srv/claim/key",
+            "truncate -s 0 /srv/claim/key",
+            "rm -f /srv/claim/key",
+            "mv /srv/claim/key /srv/claim/away",
+            "touch /tmp/other && mv -f /tmp/other /srv/claim/key",
+            "ln /srv/claim/key /srv/claim/link",
+            "chmod 777 /srv/claim/key",
+            "touch /srv/claim/new",
+        ] {
+            let ran = node.machine.command("sh").args(["-c", attempt]).run()?;
+            ensure!(
+                matches!(ran.outcome, Outcome::Code(code) if code != 0)
+                    && ran.stderr_text().contains(REFUSED),
+                "{attempt}: {:?}: {}",
+                ran.outcome,
+                ran.stderr_text()
+            );
+        }
+        let filters = ["--node", node.name(), "--verdict", "deny"];
+        fixture.wait_for_events(&filters, |events| {
+            [
+                "openat", "truncate", "unlink", "rename", "link", "chmod", "mknod",
+            ]
+            .iter()
+            .all(|call| {
+                events.iter().any(|event| {
+                    event["open"]["syscall"] == *call
+                        && event["open"]["error"] == "EPERM"
+                        && event["verdict"]["denied"] == true
+                        && event["verdict"]["outcome"] == "denied"
+                })
+            })
+            .then_some(())
+        })?;
+    }
+    fixture.fleet.ctl.insist(&["policy", "delete", "denied"])?;
+    fixture.wait_until_applied()?;
+    for node in &fixture.fleet.nodes {
+        let found = node.machine.shell(
+            "cat /srv/claim/key; stat -c '%a %h' /srv/claim/key; test ! -e /srv/claim/new && echo none",
+        )?;
+        ensure!(found == "secret\n644 1\nnone\n", "{found}");
+    }
+    Ok(())
+}
+
+fn other_names(fixture: &mut Fixture) -> Result<()> {
+    for node in &fixture.fleet.nodes {
+        node.machine.shell(
+            "mkdir -p /srv/claim /srv/mount && echo secret > /srv/claim/key && \
+             ln -f /srv/claim/key /srv/link && mount --bind /srv/claim /srv/mount",
+        )?;
+    }
+    fixture.push(VAULT)?;
+    for node in &fixture.fleet.nodes {
+        for name in [
+            "/srv/link",
+            "/srv/mount/key",
+            "/proc/self/root/srv/claim/key",
+        ] {
+            insist(&node.machine, &["cat", name], KILLED)?;
+        }
+        // Not the file that has the number after it.
+        node.machine.shell("umount /srv/mount")?;
+        insist(&node.machine, &["cat", "/etc/hostname"], Outcome::SUCCESS)?;
+    }
+    Ok(())
+}
+
 fn observe_and_alert(fixture: &mut Fixture) -> Result<()> {
     let observed = document(
         "watched",
@@ -358,10 +449,10 @@ fn malformed(fixture: &mut Fixture) -> Result<()> {
             document(
                 "x",
                 "enforce",
-                "{name: r, on: exec, comm: [nc], action: deny}",
+                "{name: r, on: exec, comm: [nc], action: block}",
             ),
             ":7:",
-            "deny",
+            "block",
         ),
         (
             "apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: x\n".to_owned(),
