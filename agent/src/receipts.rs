@@ -4,8 +4,9 @@
 //! A verdict alone only says what was asked. The receipt on the exit event
 //! says what happened, so that nobody has to take the kernel's word for it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use foldhash::HashMap;
 use shrike_proto::event::{Event, Fact, Outcome, Receipt};
 
 use crate::enrich::ProcessKey;

@@ -30,14 +30,14 @@ fn event(sequence: u64) -> Event {
     });
     let fact = match sequence % 4 {
         0 => Fact::Exec(Exec {
-            syscall: "execve".to_owned(),
+            syscall: "execve".into(),
             path_as_asked: path.to_vec(),
             file,
             argv: vec![b"cat".to_vec(), path.to_vec()],
             ..Exec::default()
         }),
         1 => Fact::Open(Open {
-            syscall: "openat".to_owned(),
+            syscall: "openat".into(),
             path_as_asked: path.to_vec(),
             file,
             directory_fd: -100,
@@ -61,8 +61,8 @@ fn event(sequence: u64) -> Event {
             tgid: (sequence % 30) as u32,
             tid: (sequence % 30) as u32,
             uid: (sequence % 2) as u32,
-            comm: b"cat".to_vec(),
-            exe: exe.to_vec(),
+            comm: b"cat".as_slice().into(),
+            exe: exe.into(),
             ..Process::default()
         },
         verdict: (sequence.is_multiple_of(10)).then(|| Verdict {

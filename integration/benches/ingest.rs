@@ -246,7 +246,7 @@ fn event(sequence: u64, random: &mut Random) -> Event {
     );
     let fact = match random.below(20) {
         0 => Fact::Exec(Exec {
-            syscall: "execve".to_owned(),
+            syscall: "execve".into(),
             path_as_asked: exe.as_bytes().to_vec(),
             file: Some(file(exe, random)),
             argv: vec![
@@ -261,14 +261,14 @@ fn event(sequence: u64, random: &mut Random) -> Event {
             child_tgid: pid + 1,
             child_tid: pid + 1,
             child_start_boot_ns: sequence * 1_000_003,
-            child_comm: comm.as_bytes().to_vec(),
+            child_comm: comm.as_bytes().into(),
         }),
         2 => Fact::Exit(Exit {
             duration_ns: random.next() >> 34,
             ..Exit::default()
         }),
         _ => Fact::Open(Open {
-            syscall: "openat".to_owned(),
+            syscall: "openat".into(),
             result: random.below(64) as i32,
             file: Some(file(&path, random)),
             path_as_asked: path.into_bytes(),
@@ -295,17 +295,19 @@ fn event(sequence: u64, random: &mut Random) -> Event {
             gid: 1000,
             euid: 1000 + pid % 7,
             egid: 1000,
-            comm: comm.as_bytes().to_vec(),
+            comm: comm.as_bytes().into(),
             cgroup_id: 4000 + u64::from(pid % 31),
-            exe: exe.as_bytes().to_vec(),
-            user: format!("app{}", pid % 7),
-            cgroup_path: format!("/system.slice/app-{}.service", pid % 31).into_bytes(),
-            container_id: String::new(),
+            exe: exe.as_bytes().into(),
+            user: format!("app{}", pid % 7).into(),
+            cgroup_path: format!("/system.slice/app-{}.service", pid % 31)
+                .into_bytes()
+                .into(),
+            container_id: Arc::default(),
             ancestors: vec![Ancestor {
                 tgid: 1,
                 start_boot_ns: 12_000_000,
-                comm: b"systemd".to_vec(),
-                exe: b"/usr/lib/systemd/systemd".to_vec(),
+                comm: b"systemd".as_slice().into(),
+                exe: b"/usr/lib/systemd/systemd".as_slice().into(),
             }],
             from_proc: false,
         },

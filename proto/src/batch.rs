@@ -8,10 +8,12 @@
 //! size, checksum, bounded decompression, and that its events carry exactly
 //! the sequence numbers that its header claims.
 
+use std::fmt;
+
 use prost::Message as _;
 
 use crate::{
-    event::{Event, WireError},
+    event::{Event, WireError, encode},
     id::{Epoch, IdError, SequenceNumber},
     wire::{event as event_wire, ingest},
 };
@@ -100,30 +102,88 @@ pub enum BatchError {
 /// larger than [`BATCH_EVENTS_MAX`] or [`BATCH_BYTES_MAX`]: the caller cuts
 /// batches, so that would be our own mistake.
 pub fn seal(epoch: Epoch, first_sequence: SequenceNumber, events: Vec<Event>) -> ingest::Batch {
-    assert!(events.len() <= BATCH_EVENTS_MAX, "a batch is cut earlier");
-    let count = u32::try_from(events.len()).expect("bounded above");
-    let events: Vec<event_wire::Event> = events
-        .into_iter()
-        .zip(first_sequence.0..)
-        .map(|(event, expected)| {
-            assert_eq!(event.sequence.0, expected, "sequence numbers have no holes");
-            event.into()
-        })
-        .collect();
-    let raw = event_wire::EventList { events }.encode_to_vec();
-    assert!(raw.len() <= BATCH_BYTES_MAX, "a batch is cut earlier");
-    let payload =
-        zstd::bulk::compress(&raw, ZSTD_LEVEL).expect("compression into memory cannot fail");
-    ingest::Batch {
-        epoch: epoch.0.to_vec(),
-        first_sequence: first_sequence.0,
-        count,
-        codec: ingest::Codec::Zstd.into(),
-        crc32c: crc32c::crc32c(&payload),
-        payload,
-        ledger: None,
-        lost: Vec::new(),
-        traceparent: String::new(),
+    let mut packer = Packer::default();
+    for (event, expected) in events.iter().zip(first_sequence.0..) {
+        assert_eq!(event.sequence.0, expected, "sequence numbers have no holes");
+        assert_eq!(packer.push(event), Fit::Taken, "a batch is cut earlier");
+    }
+    packer.seal(epoch, first_sequence)
+}
+
+/// Whether an event is part of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is.
+    Taken,
+    /// It is not: the batch would be larger than its bounds.
+    Full,
+}
+
+/// A batch that is being filled: events are encoded as they come, so that
+/// their bound is exact and nothing else of them is kept.
+#[derive(Default)]
+pub struct Packer {
+    raw: Vec<u8>,
+    events: u32,
+    /// Made for the first batch and kept, because its tables are large.
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl fmt::Debug for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packer")
+            .field("bytes", &self.raw.len())
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Packer {
+    /// Returns how many events it holds.
+    pub fn events(&self) -> usize {
+        self.events as usize
+    }
+
+    /// Returns how many bytes it holds, before compression.
+    pub fn bytes(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Adds an event, whose sequence number follows that of the one before.
+    pub fn push(&mut self, event: &Event) -> Fit {
+        let before = self.raw.len();
+        encode::append_to_list(&mut self.raw, event);
+        if self.raw.len() > BATCH_BYTES_MAX || self.events() >= BATCH_EVENTS_MAX {
+            self.raw.truncate(before);
+            return Fit::Full;
+        }
+        self.events += 1;
+        Fit::Taken
+    }
+
+    /// Seals what it holds as one batch from `first_sequence` on, and is empty
+    /// afterwards.
+    ///
+    /// Ledger, lost ranges and traceparent are left for the caller to fill in.
+    pub fn seal(&mut self, epoch: Epoch, first_sequence: SequenceNumber) -> ingest::Batch {
+        let compressor = self.compressor.get_or_insert_with(|| {
+            zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("the level is one that zstd has")
+        });
+        let payload = compressor
+            .compress(&self.raw)
+            .expect("compression into memory cannot fail");
+        self.raw.clear();
+        ingest::Batch {
+            epoch: epoch.0.to_vec(),
+            first_sequence: first_sequence.0,
+            count: std::mem::take(&mut self.events),
+            codec: ingest::Codec::Zstd.into(),
+            crc32c: crc32c::crc32c(&payload),
+            payload,
+            ledger: None,
+            lost: Vec::new(),
+            traceparent: String::new(),
+        }
     }
 }
 
@@ -242,6 +302,19 @@ mod tests {
     fn sealed_batch_opens_to_the_same_events() {
         assert_eq!(open(&sealed(5, 100)).unwrap(), events(5, 100));
         assert_eq!(open(&sealed(5, 0)).unwrap(), []);
+    }
+
+    #[test]
+    fn full_batch_stays_as_it_was() {
+        let mut event = events(1, 1).remove(0);
+        event.process.exe = vec![b'x'; BATCH_BYTES_MAX / 2].into();
+        let mut packer = Packer::default();
+        assert_eq!(packer.push(&event), Fit::Taken);
+        assert_eq!(packer.push(&event), Fit::Full);
+        let batch = packer.seal(Epoch([1; 16]), SequenceNumber(1));
+        assert_eq!(open(&batch).unwrap(), [event.clone()]);
+        assert_eq!((packer.events(), packer.bytes()), (0, 0));
+        assert_eq!(packer.push(&event), Fit::Taken);
     }
 
     #[test]

@@ -14,6 +14,19 @@ use std::{
     fmt::{self, Write as _},
 };
 
+/// Where text is written. What is known to be ASCII need not be looked at
+/// again by something that keeps bytes.
+pub(crate) trait TextOut: fmt::Write {
+    /// Writes ASCII.
+    fn write_ascii(&mut self, text: &[u8]) -> fmt::Result {
+        self.write_str(str::from_utf8(text).expect("ASCII is UTF-8"))
+    }
+}
+
+impl TextOut for fmt::Formatter<'_> {}
+
+impl TextOut for String {}
+
 /// Shows bytes on one line of a terminal.
 ///
 /// Printable UTF-8 is shown as it is. A backslash is `\\`; line feed, carriage
@@ -38,7 +51,14 @@ impl fmt::Display for Terminal<'_> {
             write_terminal(&mut escaped, self.0, Quoting::Bare)?;
             return f.pad(&escaped);
         }
-        write_terminal(f, self.0, Quoting::Bare)
+        self.write_to(f)
+    }
+}
+
+impl Terminal<'_> {
+    /// Does what `Display` does, without a formatter in between.
+    pub(crate) fn write_to(&self, out: &mut impl TextOut) -> fmt::Result {
+        write_terminal(out, self.0, Quoting::Bare)
     }
 }
 
@@ -49,16 +69,23 @@ pub struct CommandLine<'a>(pub &'a [Vec<u8>]);
 
 impl fmt::Display for CommandLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_to(f)
+    }
+}
+
+impl CommandLine<'_> {
+    /// Does what `Display` does, without a formatter in between.
+    pub(crate) fn write_to(&self, out: &mut impl TextOut) -> fmt::Result {
         for (index, argument) in self.0.iter().enumerate() {
             if index > 0 {
-                f.write_char(' ')?;
+                out.write_char(' ')?;
             }
             if argument.is_empty() || argument.iter().any(|byte| b" \"'`$;|&<>()".contains(byte)) {
-                f.write_char('"')?;
-                write_terminal(f, argument, Quoting::Quoted)?;
-                f.write_char('"')?;
+                out.write_char('"')?;
+                write_terminal(out, argument, Quoting::Quoted)?;
+                out.write_char('"')?;
             } else {
-                write_terminal(f, argument, Quoting::Bare)?;
+                write_terminal(out, argument, Quoting::Bare)?;
             }
         }
         Ok(())
@@ -71,7 +98,64 @@ enum Quoting {
     Quoted,
 }
 
-fn write_terminal(out: &mut impl fmt::Write, bytes: &[u8], quoting: Quoting) -> fmt::Result {
+fn write_terminal(out: &mut impl TextOut, bytes: &[u8], quoting: Quoting) -> fmt::Result {
+    let mut rest = bytes;
+    loop {
+        // Most of what is shown is plain: it is passed on in one piece.
+        let plain = plain_length(rest, quoting);
+        let (text, behind) = rest.split_at(plain);
+        out.write_ascii(text)?;
+        if behind.is_empty() {
+            return Ok(());
+        }
+        // No character holds a plain byte, so none is torn here.
+        let odd = length_while(behind, |byte| !is_plain(byte, quoting));
+        let (odd, behind) = behind.split_at(odd);
+        write_odd(out, odd, quoting)?;
+        rest = behind;
+    }
+}
+
+/// Returns how many bytes from the front are plain, eight at a time.
+fn plain_length(bytes: &[u8], quoting: Quoting) -> usize {
+    let words = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .take_while(|word| are_plain(u64::from_le_bytes(**word), quoting))
+        .count();
+    let start = words * 8;
+    start + length_while(&bytes[start..], |byte| is_plain(byte, quoting))
+}
+
+/// Says whether eight bytes are all plain; `false` is never wrong about at
+/// least one of them.
+fn are_plain(word: u64, quoting: Quoting) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // The highest bit of a byte: set where it is below `limit`, for the lowest
+    // such byte at least.
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+    let is = |byte: u8| below(word ^ ONES * u64::from(byte), 1);
+    let quotes = match quoting {
+        Quoting::Bare => 0,
+        Quoting::Quoted => is(b'"'),
+    };
+    (word | below(word, b' ') | is(b'\x7f') | is(b'\\') | quotes) & ONES << 7 == 0
+}
+
+fn length_while(bytes: &[u8], holds: impl Fn(u8) -> bool) -> usize {
+    bytes
+        .iter()
+        .position(|byte| !holds(*byte))
+        .unwrap_or(bytes.len())
+}
+
+/// Says whether a byte is a character that is shown as itself.
+fn is_plain(byte: u8, quoting: Quoting) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'\\' && (byte != b'"' || quoting == Quoting::Bare)
+}
+
+fn write_odd(out: &mut impl fmt::Write, bytes: &[u8], quoting: Quoting) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
@@ -120,7 +204,8 @@ fn misleads(character: char) -> bool {
 /// [`from_lossless`] reverses it.
 pub fn lossless(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes)
-        && !text.contains(r"\x")
+        // Looking for one byte is far cheaper than for a text.
+        && (!bytes.contains(&b'\\') || !text.contains(r"\x"))
     {
         return Cow::Borrowed(text);
     }
@@ -195,6 +280,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn plain_bytes_are_counted_as_one_by_one(bytes in prop::collection::vec(
+            prop_oneof![b' '..=b'~', Just(b'"'), Just(b'\\'), Just(0x7f_u8), any::<u8>()],
+            0..40,
+        )) {
+            for quoting in [Quoting::Bare, Quoting::Quoted] {
+                prop_assert_eq!(
+                    plain_length(&bytes, quoting),
+                    length_while(&bytes, |byte| is_plain(byte, quoting))
+                );
+            }
+        }
+
+        #[test]
+        fn every_word_of_plain_bytes_is_taken_whole(bytes in prop::array::uniform8(b' '..=b'~')) {
+            let bare = bytes.iter().all(|byte| is_plain(*byte, Quoting::Bare));
+            prop_assert_eq!(are_plain(u64::from_le_bytes(bytes), Quoting::Bare), bare);
+        }
+
         #[test]
         fn lossless_loses_nothing(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             prop_assert_eq!(from_lossless(&lossless(&bytes)), Some(bytes));

@@ -6,12 +6,14 @@
 //! because short-lived cgroups are gone before their last event is read.
 
 use std::{
-    collections::HashMap,
     fs,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::{container::container_id, procfs::Procfs};
 
@@ -30,9 +32,9 @@ const WALK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cgroup {
     /// From the root of the hierarchy.
-    pub path: Vec<u8>,
+    pub path: Arc<[u8]>,
     /// Empty outside of containers.
-    pub container_id: String,
+    pub container_id: Arc<str>,
 }
 
 /// The cgroups of this machine.
@@ -65,9 +67,9 @@ impl CgroupTable {
     pub fn find(&mut self, id: u64, tgid: u32, procfs: &Procfs, now: Instant) -> Option<&Cgroup> {
         if !self.known.contains_key(&id) {
             self.look_up(id, tgid, procfs);
-        }
-        if !self.known.contains_key(&id) && now >= self.walk_after {
-            self.walk(now);
+            if !self.known.contains_key(&id) && now >= self.walk_after {
+                self.walk(now);
+            }
         }
         self.known.get(&id)
     }
@@ -117,7 +119,8 @@ impl CgroupTable {
         if self.known.len() >= CGROUPS_MAX {
             self.known.clear();
         }
-        let container_id = container_id(&path).unwrap_or_default().to_owned();
+        let container_id = container_id(&path).unwrap_or_default().into();
+        let path = path.into();
         self.known.insert(id, Cgroup { path, container_id });
     }
 }
@@ -162,10 +165,10 @@ mod tests {
         let mut table = CgroupTable::at(Some(folder.path().into()), now);
         let nobody = Procfs::at("/nonexistent");
         let cgroup = table.find(inode(&scope), 1, &nobody, now).unwrap();
-        assert_eq!(cgroup.path, format!("/docker/{ID}").into_bytes());
-        assert_eq!(cgroup.container_id, ID);
+        assert_eq!(*cgroup.path, *format!("/docker/{ID}").as_bytes());
+        assert_eq!(&*cgroup.container_id, ID);
         let root = table.find(inode(folder.path()), 1, &nobody, now).unwrap();
-        assert_eq!(root.path, b"/");
+        assert_eq!(*root.path, *b"/");
     }
 
     #[test]
@@ -181,8 +184,8 @@ mod tests {
         fs::write(proc.join("9/cgroup"), "0::/system.slice/a.service\n").unwrap();
         let procfs = Procfs::at(proc);
         let cgroup = table.find(inode(&service), 9, &procfs, now).unwrap();
-        assert_eq!(cgroup.path, b"/system.slice/a.service");
-        assert_eq!(cgroup.container_id, "");
+        assert_eq!(*cgroup.path, *b"/system.slice/a.service");
+        assert_eq!(&*cgroup.container_id, "");
     }
 
     #[test]
@@ -196,7 +199,7 @@ mod tests {
         assert_eq!(table.find(inode(&scope), 1, &nobody, now), None);
         let later = now + WALK_INTERVAL;
         let cgroup = table.find(inode(&scope), 1, &nobody, later).unwrap();
-        assert_eq!(cgroup.path, b"/late.scope");
+        assert_eq!(*cgroup.path, *b"/late.scope");
     }
 
     #[test]

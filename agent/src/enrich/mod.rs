@@ -17,7 +17,7 @@ pub use process_table::{ProcessKey, ProcessTable};
 pub use procfs::Procfs;
 pub use users::Users;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use shrike_proto::event::{Event, Fact};
 
@@ -74,7 +74,7 @@ impl Enricher {
         }
         let process = &mut event.process;
         if let Some(name) = self.users.name(process.uid, now) {
-            process.user = name.to_owned();
+            process.user = Arc::clone(name);
         }
         if process.cgroup_id != 0
             && let Some(cgroup) = self
@@ -142,12 +142,12 @@ mod tests {
         );
         enricher.enrich(&mut exec, now);
         assert_eq!(exec.time_unix_ns, 1_000_150);
-        assert_eq!(exec.process.user, "alice");
-        assert_eq!(exec.process.exe, b"/bin/true");
+        assert_eq!(&*exec.process.user, "alice");
+        assert_eq!(*exec.process.exe, *b"/bin/true");
 
         let mut exit = event(400, process, Fact::Exit(Exit::default()));
         enricher.enrich(&mut exit, now);
-        assert_eq!(exit.process.exe, b"/bin/true");
+        assert_eq!(*exit.process.exe, *b"/bin/true");
         let Fact::Exit(exit) = exit.fact else {
             panic!("an exit stays one");
         };

@@ -6,9 +6,10 @@
 //! start in clock ticks: /proc tells no more, and a thread group's number is
 //! never given away twice within one tick.
 
-use std::collections::{HashMap, VecDeque};
+use std::{collections::VecDeque, sync::Arc};
 
-use shrike_proto::event::{Ancestor, Event, Fact, Process};
+use foldhash::HashMap;
+use shrike_proto::event::{Ancestor, Comm, Event, Fact, Process};
 
 use super::procfs::{ProcEntry, Procfs};
 
@@ -53,11 +54,35 @@ impl ProcessKey {
 struct Entry {
     start_boot_ns: u64,
     parent: ProcessKey,
-    comm: Vec<u8>,
-    exe: Vec<u8>,
+    /// The parent's start as an event of this process last told it; 0 before.
+    parent_start_boot_ns: u64,
+    comm: Comm,
+    exe: Arc<[u8]>,
     from_proc: bool,
     /// An event of this process has told its ancestors.
     lineage_told: bool,
+}
+
+impl Entry {
+    /// Says whether an event only repeats what is known of its process: an
+    /// open by one that opened before. Those are most of all events.
+    fn has_nothing_to_learn(&self, event: &Event) -> bool {
+        let process = &event.process;
+        matches!(event.fact, Fact::Open(_))
+            && event.verdict.is_none()
+            && self.lineage_told
+            && self.start_boot_ns == process.start_boot_ns
+            && self.parent_start_boot_ns == process.parent_start_boot_ns
+            && self.parent.tgid == process.parent_tgid
+            && (self.comm == process.comm || process.tid != process.tgid)
+    }
+
+    fn fill_in(&self, process: &mut Process) {
+        if process.exe.is_empty() {
+            process.exe.clone_from(&self.exe);
+        }
+        process.from_proc = self.from_proc;
+    }
 }
 
 /// The processes of this machine.
@@ -92,16 +117,19 @@ impl ProcessTable {
     /// would be most of the event.
     pub fn observe(&mut self, event: &mut Event, procfs: &Procfs) {
         let key = ProcessKey::of(&event.process);
+        if let Some(entry) = self.entries.get_mut(&key)
+            && entry.has_nothing_to_learn(event)
+        {
+            entry.fill_in(&mut event.process);
+            return;
+        }
         if !self.entries.contains_key(&key) {
             self.discover(key, &event.process, procfs);
         }
         self.update(key, event);
         let mut tell_lineage = event.verdict.is_some() || !matches!(event.fact, Fact::Open(_));
         if let Some(entry) = self.entries.get_mut(&key) {
-            if event.process.exe.is_empty() {
-                event.process.exe.clone_from(&entry.exe);
-            }
-            event.process.from_proc = entry.from_proc;
+            entry.fill_in(&mut event.process);
             tell_lineage |= !entry.lineage_told;
             entry.lineage_told = true;
         }
@@ -113,7 +141,8 @@ impl ProcessTable {
                 let child = Entry {
                     start_boot_ns: fork.child_start_boot_ns,
                     parent: key,
-                    comm: fork.child_comm.clone(),
+                    parent_start_boot_ns: 0,
+                    comm: Comm::from_slice(&fork.child_comm),
                     exe: event.process.exe.clone(),
                     from_proc: false,
                     lineage_told: false,
@@ -148,8 +177,9 @@ impl ProcessTable {
             Some(_) | None => Entry {
                 start_boot_ns: process.start_boot_ns,
                 parent,
-                comm: process.comm.clone(),
-                exe: Vec::new(),
+                parent_start_boot_ns: 0,
+                comm: Comm::from_slice(&process.comm),
+                exe: Arc::default(),
                 from_proc: false,
                 lineage_told: false,
             },
@@ -170,20 +200,21 @@ impl ProcessTable {
             return;
         };
         entry.start_boot_ns = process.start_boot_ns;
+        entry.parent_start_boot_ns = process.parent_start_boot_ns;
         if process.parent_tgid != 0 {
             entry.parent = ProcessKey::new(process.parent_tgid, process.parent_start_boot_ns);
         }
         if entry.comm != process.comm && process.tid == process.tgid {
-            entry.comm.clone_from(&process.comm);
+            entry.comm = Comm::from_slice(&process.comm);
         }
         if let Fact::Exec(exec) = &event.fact
             && exec.result == 0
         {
             entry.from_proc = false;
             entry.exe = match &exec.file {
-                Some(file) if !file.path.is_empty() => file.path.clone(),
+                Some(file) if !file.path.is_empty() => file.path.as_slice().into(),
                 // Better unknown than the image that is gone.
-                Some(_) | None => Vec::new(),
+                Some(_) | None => Arc::default(),
             };
         }
     }
@@ -198,7 +229,8 @@ impl ProcessTable {
             ancestors.push(Ancestor {
                 tgid: key.tgid,
                 start_boot_ns: entry.start_boot_ns,
-                comm: entry.comm.clone(),
+                // A copy in one piece, which a clone is not.
+                comm: Comm::from_slice(&entry.comm),
                 exe: entry.exe.clone(),
             });
             if entry.parent == key {
@@ -267,8 +299,9 @@ fn from_proc(entry: ProcEntry, parent: ProcessKey) -> Entry {
     Entry {
         start_boot_ns: entry.start_ticks * TICK_NS,
         parent,
-        comm: entry.comm,
-        exe: entry.exe,
+        parent_start_boot_ns: 0,
+        comm: Comm::from_vec(entry.comm),
+        exe: entry.exe.into(),
         from_proc: true,
         lineage_told: false,
     }

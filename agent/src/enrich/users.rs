@@ -4,12 +4,14 @@
 //! not. Users that only a directory server knows stay numbers.
 
 use std::{
-    collections::HashMap,
     fs::{self, Metadata},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use foldhash::{HashMap, HashMapExt as _};
 
 /// The file is looked at for changes this often at most.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,7 +25,7 @@ pub struct Users {
     path: PathBuf,
     version: Option<Version>,
     check_after: Option<Instant>,
-    names: HashMap<u32, String>,
+    names: HashMap<u32, Arc<str>>,
 }
 
 /// What changes when the file does.
@@ -47,12 +49,12 @@ impl Users {
     }
 
     /// Returns a user's name; of several with one number the first.
-    pub fn name(&mut self, uid: u32, now: Instant) -> Option<&str> {
+    pub fn name(&mut self, uid: u32, now: Instant) -> Option<&Arc<str>> {
         if self.check_after.is_none_or(|after| now >= after) {
             self.check_after = Some(now + CHECK_INTERVAL);
             self.refresh();
         }
-        self.names.get(&uid).map(String::as_str)
+        self.names.get(&uid)
     }
 
     fn refresh(&mut self) {
@@ -83,7 +85,7 @@ fn version(metadata: &Metadata) -> Version {
 
 /// Parses passwd(5): `name:password:uid:…`, a line each. Other lines are
 /// passed over.
-fn parse(text: &[u8]) -> HashMap<u32, String> {
+fn parse(text: &[u8]) -> HashMap<u32, Arc<str>> {
     let mut names = HashMap::new();
     for line in text.split(|byte| *byte == b'\n') {
         let mut fields = line.split(|byte| *byte == b':');
@@ -96,7 +98,7 @@ fn parse(text: &[u8]) -> HashMap<u32, String> {
                 .ok()
                 .and_then(|uid| uid.parse().ok()),
         ) {
-            names.entry(uid).or_insert_with(|| name.to_owned());
+            names.entry(uid).or_insert_with(|| name.into());
         }
     }
     names
@@ -113,7 +115,7 @@ mod tests {
         let names = parse(b"root:x:0:0::/root:/bin/sh\n# c\ntoor:x:0:0\nbad:x:y\nalice:x:1000:1\n");
         assert_eq!(
             names,
-            HashMap::from([(0, "root".to_owned()), (1000, "alice".to_owned())])
+            HashMap::from_iter([(0, "root".into()), (1000, "alice".into())])
         );
     }
 
@@ -124,10 +126,13 @@ mod tests {
         fs::write(&path, "alice:x:1000:1\n").unwrap();
         let mut users = Users::at(&path);
         let now = Instant::now();
-        assert_eq!(users.name(1000, now), Some("alice"));
+        assert_eq!(users.name(1000, now).map(|name| &**name), Some("alice"));
         fs::write(&path, "barbara:x:1000:1\n").unwrap();
-        assert_eq!(users.name(1000, now), Some("alice"));
-        assert_eq!(users.name(1000, now + CHECK_INTERVAL), Some("barbara"));
+        assert_eq!(users.name(1000, now).map(|name| &**name), Some("alice"));
+        assert_eq!(
+            users.name(1000, now + CHECK_INTERVAL).map(|name| &**name),
+            Some("barbara")
+        );
         fs::remove_file(&path).unwrap();
         assert_eq!(users.name(1000, now + CHECK_INTERVAL * 2), None);
     }

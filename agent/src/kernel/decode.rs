@@ -2,7 +2,7 @@
 //! an error, never a panic.
 
 use shrike_agent_ebpf::record::{self, Call, Header, Kind, Outcome, RULE_NONE};
-use shrike_proto::event::{Action, Exec, Exit, Fact, Fork, Open, Process, ResolvedPath};
+use shrike_proto::event::{Action, Comm, Exec, Exit, Fact, Fork, Open, Process, ResolvedPath};
 
 /// A record, decoded. The verdict still names its rule by number: only the
 /// table of its generation knows the name.
@@ -74,7 +74,7 @@ pub enum DecodeError {
 /// # Errors
 /// [`DecodeError`] when it is not of its form.
 pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
-    let mut reader = Reader { bytes, at: 0 };
+    let mut reader = Reader::new(bytes);
     let length = reader.u32("header")?;
     if usize::try_from(length) != Ok(bytes.len()) {
         return Err(DecodeError::Length {
@@ -95,7 +95,7 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
     let outcome = reader.u8("header")?;
     let signal_result = reader.i32("header")?;
     let process = process(&mut reader)?;
-    debug_assert_eq!(reader.at, size_of::<Header>());
+    debug_assert_eq!(bytes.len() - reader.rest.len(), size_of::<Header>());
 
     let common = Common {
         syscall: syscall(call)?,
@@ -114,8 +114,8 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
             });
         }
     };
-    if reader.at != bytes.len() {
-        return Err(DecodeError::TooLong(bytes.len() - reader.at));
+    if !reader.rest.is_empty() {
+        return Err(DecodeError::TooLong(reader.rest.len()));
     }
     Ok(Sample {
         boot_time_ns,
@@ -190,7 +190,7 @@ fn process(reader: &mut Reader<'_>) -> Result<Process, DecodeError> {
         gid,
         euid,
         egid,
-        comm: comm[..end].to_vec(),
+        comm: Comm::from_slice(&comm[..end]),
         cgroup_id,
         ..Process::default()
     })
@@ -224,7 +224,7 @@ fn open(reader: &mut Reader<'_>, common: &Common) -> Result<Open, DecodeError> {
         ..file
     });
     Ok(Open {
-        syscall: common.syscall.to_owned(),
+        syscall: common.syscall.into(),
         result: common.result,
         path_as_asked,
         path_as_asked_truncated: common.has(record::FLAG_ASKED_TRUNCATED),
@@ -255,7 +255,7 @@ fn exec(reader: &mut Reader<'_>, common: &Common) -> Result<Exec, DecodeError> {
         .to_vec();
     let argv = reader.bytes(argv_length.into(), "arguments")?;
     Ok(Exec {
-        syscall: common.syscall.to_owned(),
+        syscall: common.syscall.into(),
         result: common.result,
         path_as_asked,
         file,
@@ -295,7 +295,7 @@ fn fork(reader: &mut Reader<'_>, parent: &Process) -> Result<Fork, DecodeError> 
         child_tgid: reader.u32(PART)?,
         child_tid: reader.u32(PART)?,
         // The child is a copy of the thread that forked.
-        child_comm: parent.comm.clone(),
+        child_comm: Comm::from_slice(&parent.comm),
     })
 }
 
@@ -370,46 +370,68 @@ fn verdict(
     }))
 }
 
-/// Takes a record apart from the front.
+/// Takes a record apart from the front. There are some forty fields, so each
+/// one is a comparison and a load in place.
 struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    length: usize,
 }
 
 impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            rest: bytes,
+            length: bytes.len(),
+        }
+    }
+
+    #[inline(always)]
     fn bytes(&mut self, count: usize, part: &'static str) -> Result<&'a [u8], DecodeError> {
-        let taken = self
-            .bytes
-            .get(self.at..)
-            .and_then(|rest| rest.get(..count))
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
             .ok_or(DecodeError::Truncated {
-                length: self.bytes.len(),
+                length: self.length,
                 part,
             })?;
-        self.at += count;
+        self.rest = rest;
         Ok(taken)
     }
 
+    #[inline(always)]
     fn array<const N: usize>(&mut self, part: &'static str) -> Result<[u8; N], DecodeError> {
-        Ok(self.bytes(N, part)?.try_into().expect("taken N bytes"))
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or(DecodeError::Truncated {
+                length: self.length,
+                part,
+            })?;
+        self.rest = rest;
+        Ok(*taken)
     }
 
+    #[inline(always)]
     fn u8(&mut self, part: &'static str) -> Result<u8, DecodeError> {
         self.array::<1>(part).map(|[byte]| byte)
     }
 
+    #[inline(always)]
     fn u16(&mut self, part: &'static str) -> Result<u16, DecodeError> {
         self.array(part).map(u16::from_ne_bytes)
     }
 
+    #[inline(always)]
     fn u32(&mut self, part: &'static str) -> Result<u32, DecodeError> {
         self.array(part).map(u32::from_ne_bytes)
     }
 
+    #[inline(always)]
     fn i32(&mut self, part: &'static str) -> Result<i32, DecodeError> {
         self.array(part).map(i32::from_ne_bytes)
     }
 
+    #[inline(always)]
     fn u64(&mut self, part: &'static str) -> Result<u64, DecodeError> {
         self.array(part).map(u64::from_ne_bytes)
     }

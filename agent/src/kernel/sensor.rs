@@ -166,36 +166,50 @@ impl Sensor {
         self.attachment
     }
 
-    /// Waits for events and appends them to `out`, a bounded number at a
-    /// time. May return without any. Cancelling it loses nothing.
-    ///
-    /// Sequence number and wall-clock time are 0: they are the agent's to
-    /// give.
+    /// Waits until it is time to [`drain`](Self::drain). Cancelling it loses
+    /// nothing.
     ///
     /// # Errors
     /// When the ring cannot be polled.
-    pub async fn next(&mut self, out: &mut Vec<Event>) -> io::Result<()> {
+    pub async fn wait(&mut self) -> io::Result<()> {
         // A ring that was emptied is left to fill: taking records out one by
         // one would cost more than they do.
         if !self.behind {
             self.ring.wait().await?;
         }
-        self.behind = self.drain(out) == RECORDS_PER_CALL_MAX;
         Ok(())
     }
 
-    /// Appends what is in the ring, a bounded number, without waiting.
-    /// Returns how many records were taken; 0: the ring is empty.
-    pub fn drain(&mut self, out: &mut Vec<Event>) -> usize {
+    /// Waits for events and appends them to `out`: for whoever wants few. May
+    /// return without any. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// When the ring cannot be polled.
+    pub async fn next(&mut self, out: &mut Vec<Event>) -> io::Result<()> {
+        self.wait().await?;
+        self.drain(|event| out.push(event));
+        Ok(())
+    }
+
+    /// Hands over what is in the ring, a bounded number of events, without
+    /// waiting. Returns how many records were taken; 0: the ring is empty.
+    ///
+    /// Sequence number and wall-clock time are 0: they are the agent's to
+    /// give.
+    pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
         let tables = &self.tables;
         let undecodable = &mut self.undecodable;
-        self.ring.drain(|record| match decode(record) {
-            Ok(sample) => out.push(name_rule(sample, tables)),
+        // One event at a time goes all the way: its memory is in the cache and
+        // is used again for the next one.
+        let taken = self.ring.drain(|record| match decode(record) {
+            Ok(sample) => take(name_rule(sample, tables)),
             Err(error) => {
                 *undecodable += 1;
                 report_undecodable(*undecodable, &error);
             }
-        })
+        });
+        self.behind = taken == RECORDS_PER_CALL_MAX;
+        taken
     }
 
     /// Swaps the rules in force, whole. On an error the ones before stay.

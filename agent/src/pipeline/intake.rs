@@ -17,8 +17,13 @@ impl Intake {
     /// Starts with the processes that run already. Called after the hooks are
     /// attached.
     pub fn from_running_system(now: Instant) -> Self {
+        Self::new(Enricher::from_running_system(now))
+    }
+
+    /// Starts with what the enricher knows.
+    pub fn new(enricher: Enricher) -> Self {
         Self {
-            enricher: Enricher::from_running_system(now),
+            enricher,
             receipts: Receipts::default(),
         }
     }

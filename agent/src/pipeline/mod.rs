@@ -24,7 +24,6 @@ use std::{
 };
 
 use rustls::ClientConfig;
-use shrike_proto::event::Event;
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
@@ -84,7 +83,6 @@ pub struct Pipeline {
     applied: watch::Sender<Option<Applied>>,
     reports: mpsc::Receiver<(Attempt, Report)>,
     report: mpsc::Sender<(Attempt, Report)>,
-    events: Vec<Event>,
     ledger_after: Instant,
 }
 
@@ -102,7 +100,6 @@ impl Pipeline {
             applied: options.applied,
             reports,
             report,
-            events: Vec::new(),
             ledger_after: now,
         }
     }
@@ -121,7 +118,7 @@ impl Pipeline {
                 () = stop.cancelled() => break,
                 Some(request) = self.requests.recv() => self.apply(request),
                 Some((attempt, report)) = self.reports.recv() => self.hear(attempt, report),
-                result = self.sensor.next(&mut self.events) => {
+                result = self.sensor.wait() => {
                     result.map_err(AgentError::Ring)?;
                     self.take_in(Instant::now());
                 }
@@ -133,12 +130,14 @@ impl Pipeline {
         Ok(())
     }
 
-    fn take_in(&mut self, now: Instant) {
-        for mut event in self.events.drain(..) {
-            self.intake
-                .complete(&mut event, self.session.next_sequence(), now);
-            self.session.push(event, now);
-        }
+    /// Takes out what the ring holds, or a part of it. Returns how many records
+    /// that were.
+    fn take_in(&mut self, now: Instant) -> usize {
+        let (intake, session) = (&mut self.intake, &mut self.session);
+        self.sensor.drain(|mut event| {
+            intake.complete(&mut event, session.next_sequence(), now);
+            session.push(&event, now);
+        })
     }
 
     fn advance(&mut self, now: Instant) {
@@ -285,9 +284,6 @@ impl Pipeline {
     fn drain_ring(&mut self) {
         block_in_place(|| self.sensor.detach());
         let until = Instant::now() + DRAIN_TIMEOUT;
-        while self.sensor.drain(&mut self.events) > 0 && Instant::now() < until {
-            self.take_in(Instant::now());
-        }
-        self.take_in(Instant::now());
+        while self.take_in(Instant::now()) > 0 && Instant::now() < until {}
     }
 }

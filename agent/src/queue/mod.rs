@@ -15,15 +15,13 @@
 //! because the newest events are the ones that somebody waits for, and a
 //! batch under way may lie on the collector's disk already.
 
-mod size;
-
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Instant,
 };
 
 use shrike_proto::{
-    batch::{self, BATCH_BYTES_MAX, BATCH_LOST_RANGES_MAX},
+    batch::{self, BATCH_LOST_RANGES_MAX, Fit, Packer},
     event::Event,
     id::{Epoch, SequenceNumber},
     ledger::LossReason,
@@ -90,8 +88,7 @@ pub struct Queue {
     queue_limits: QueueLimits,
     batch_limits: BatchLimits,
     next_sequence: u64,
-    open: Vec<Event>,
-    open_bytes: usize,
+    open: Packer,
     open_since: Option<Instant>,
     entries: VecDeque<Entry>,
     /// Entries from the front that were sent in this session.
@@ -109,8 +106,7 @@ impl Queue {
             queue_limits,
             batch_limits,
             next_sequence: 1,
-            open: Vec::with_capacity(batch_limits.events_max),
-            open_bytes: 0,
+            open: Packer::default(),
             open_since: None,
             entries: VecDeque::new(),
             under_way: 0,
@@ -127,11 +123,10 @@ impl Queue {
 
     /// Returns the lowest sequence number that is not acknowledged.
     pub fn first_sequence(&self) -> SequenceNumber {
-        SequenceNumber(
-            self.entries
-                .front()
-                .map_or_else(|| self.next_sequence - self.open.len() as u64, Entry::first),
-        )
+        SequenceNumber(self.entries.front().map_or_else(
+            || self.next_sequence - self.open.events() as u64,
+            Entry::first,
+        ))
     }
 
     /// Returns the epoch that the sequence numbers count in.
@@ -141,7 +136,7 @@ impl Queue {
 
     /// Says whether nothing waits, lost ranges included.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.open.is_empty()
+        self.entries.is_empty() && self.open.events() == 0
     }
 
     /// Returns how many events wait.
@@ -169,19 +164,19 @@ impl Queue {
     ///
     /// # Panics
     /// When it carries another number: that would be our own mistake.
-    pub fn push(&mut self, event: Event, now: Instant) {
+    pub fn push(&mut self, event: &Event, now: Instant) {
         assert_eq!(event.sequence.0, self.next_sequence, "events come in order");
-        let bytes = size::encoded_bytes_max(&event);
-        if self.open_bytes + bytes > BATCH_BYTES_MAX {
+        let mut before = self.open.bytes();
+        if self.open.push(event) == Fit::Full {
             self.cut();
+            before = 0;
+            assert_eq!(self.open.push(event), Fit::Taken, "a batch takes any event");
         }
         self.next_sequence += 1;
-        self.open.push(event);
-        self.open_bytes += bytes;
         self.events_held += 1;
-        self.bytes_held += bytes;
+        self.bytes_held += self.open.bytes() - before;
         self.open_since.get_or_insert(now);
-        if self.open.len() >= self.batch_limits.events_max {
+        if self.open.events() >= self.batch_limits.events_max {
             self.cut();
         }
         self.make_room();
@@ -201,16 +196,13 @@ impl Queue {
 
     /// Closes the open batch, if there is one.
     pub fn cut(&mut self) {
-        if self.open.is_empty() {
+        if self.open.events() == 0 {
             return;
         }
-        let first = SequenceNumber(self.next_sequence - self.open.len() as u64);
-        let capacity = self.batch_limits.events_max;
-        let events = std::mem::replace(&mut self.open, Vec::with_capacity(capacity));
-        let batch = batch::seal(self.epoch, first, events);
-        self.bytes_held -= self.open_bytes;
+        let first = SequenceNumber(self.next_sequence - self.open.events() as u64);
+        self.bytes_held -= self.open.bytes();
+        let batch = self.open.seal(self.epoch, first);
         self.bytes_held += batch.payload.len();
-        self.open_bytes = 0;
         self.open_since = None;
         self.entries.push_back(Entry::Batch(Box::new(batch)));
     }
@@ -259,10 +251,10 @@ impl Queue {
     /// Returns a batch without events at the place of the next one to send,
     /// for a ledger.
     pub fn empty_batch(&self) -> ingest::Batch {
-        let first = self
-            .entries
-            .get(self.under_way)
-            .map_or_else(|| self.next_sequence - self.open.len() as u64, Entry::first);
+        let first = self.entries.get(self.under_way).map_or_else(
+            || self.next_sequence - self.open.events() as u64,
+            Entry::first,
+        );
         batch::seal(self.epoch, SequenceNumber(first), Vec::new())
     }
 
@@ -292,7 +284,7 @@ impl Queue {
     /// # Errors
     /// [`AckError::Ahead`] when that was never cut; nothing changes then.
     pub fn acknowledge(&mut self, durable: SequenceNumber) -> Result<usize, AckError> {
-        let cut = self.next_sequence - self.open.len() as u64 - 1;
+        let cut = self.next_sequence - self.open.events() as u64 - 1;
         if durable.0 > cut {
             return Err(AckError::Ahead {
                 acked: durable,
@@ -365,7 +357,7 @@ impl Queue {
                 .find(|index| matches!(self.entries[*index], Entry::Batch(_)));
             match candidate {
                 Some(index) => self.lose(index, LossReason::AgentQueueFull),
-                None if self.open.is_empty() => return,
+                None if self.open.events() == 0 => return,
                 None => self.cut(),
             }
         }

@@ -41,7 +41,7 @@ fn event(sequence: SequenceNumber, path_bytes: usize) -> Event {
 
 fn fill(queue: &mut Queue, count: usize, now: Instant) {
     for _ in 0..count {
-        queue.push(event(queue.next_sequence(), 10), now);
+        queue.push(&event(queue.next_sequence(), 10), now);
     }
 }
 
@@ -80,7 +80,7 @@ fn batches_are_cut_before_the_wire_bound() {
     let now = Instant::now();
     let mut queue = queue(100_000, 16_384);
     for _ in 0..3000 {
-        queue.push(event(queue.next_sequence(), 4000), now);
+        queue.push(&event(queue.next_sequence(), 4000), now);
     }
     queue.cut();
     let batches = sent(&mut queue);
@@ -272,14 +272,14 @@ proptest! {
                 prop_assert!(entry.count() > 0);
                 expected += entry.count();
             }
-            prop_assert_eq!(expected + queue.open.len() as u64, queue.next_sequence().0);
+            prop_assert_eq!(expected + queue.open.events() as u64, queue.next_sequence().0);
             prop_assert!(queue.events_held() <= 30);
             prop_assert!(queue.under_way <= queue.entries.len());
             let held: usize = queue.entries.iter().map(|entry| match entry {
                 Entry::Batch(batch) => batch.count as usize,
                 Entry::Lost(_) => 0,
             }).sum();
-            prop_assert_eq!(held + queue.open.len(), queue.events_held());
+            prop_assert_eq!(held + queue.open.events(), queue.events_held());
         }
     }
 }

@@ -166,7 +166,7 @@ impl Session {
 
     /// Takes in an event that carries [`next_sequence`](Self::next_sequence).
     /// Nothing is sent before [`advance`](Self::advance).
-    pub fn push(&mut self, event: Event, now: Instant) {
+    pub fn push(&mut self, event: &Event, now: Instant) {
         self.queue.push(event, now);
     }
 

@@ -5,24 +5,27 @@
 //! written anywhere, so nothing is left behind.
 
 mod output;
+mod page;
 mod policies;
 mod summary;
+
+pub use page::{Form, Page, Writer};
 
 use std::time::{Duration, Instant};
 
 use shrike_proto::{
-    event::Event,
+    event::compact::Colour,
     id::{NodeId, SequenceNumber},
     telemetry::{self, TelemetryOptions},
 };
 use tokio::{task::block_in_place, time::timeout_at};
 
 use self::{
-    output::{FINISH_TIMEOUT, Output},
+    output::{FINISH_TIMEOUT, Output, wants_colour},
     summary::Summary,
 };
 use crate::{
-    args::WatchArgs,
+    args::{self, WatchArgs},
     error::AgentError,
     hooks,
     kernel::{Sensor, SensorOptions},
@@ -58,10 +61,16 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
     for line in hooks::lines(sensor.hooks()) {
         eprintln!("{line}");
     }
-    let output =
-        Output::start(args.output, node_id(), random_epoch()?).map_err(AgentError::Output)?;
+    let form = match args.output {
+        args::Output::Compact if wants_colour() => Form::Compact(Colour::Ansi),
+        args::Output::Compact => Form::Compact(Colour::Plain),
+        args::Output::Json => Form::Json,
+    };
+    let writer = Writer::new(form, node_id(), random_epoch()?);
+    let mut output = Output::start().map_err(AgentError::Output)?;
     let mut watch = Watch {
         sensor,
+        writer,
         intake: Intake::from_running_system(Instant::now()),
         sequence: SequenceNumber(0),
     };
@@ -74,7 +83,7 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
         }
     };
     tokio::select! {
-        result = watch.run(&output) => result?,
+        result = watch.run(&mut output) => result?,
         _ = signals.next() => {}
         () = end => {}
     }
@@ -85,37 +94,38 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
 struct Watch {
     sensor: Sensor,
     intake: Intake,
+    writer: Writer,
     sequence: SequenceNumber,
 }
 
 impl Watch {
     /// Prints until nobody reads any more. Cancelling it loses nothing.
-    async fn run(&mut self, output: &Output) -> Result<(), AgentError> {
-        let mut events = Vec::new();
+    async fn run(&mut self, output: &mut Output) -> Result<(), AgentError> {
+        let pages = output.pages.clone();
+        let mut page = output.empty_page();
         // Room first, events second: what is taken out of the ring has a
         // place to go.
-        while let Ok(room) = output.events.reserve().await {
-            self.sensor
-                .next(&mut events)
-                .await
-                .map_err(AgentError::Ring)?;
-            if !events.is_empty() {
-                room.send(self.complete(std::mem::take(&mut events)));
+        while let Ok(room) = pages.reserve().await {
+            self.sensor.wait().await.map_err(AgentError::Ring)?;
+            if self.fill(&mut page) > 0 {
+                room.send(std::mem::replace(&mut page, output.empty_page()));
             }
         }
         Ok(())
     }
 
     /// Detaches the hooks, prints what the ring still holds, and counts.
-    async fn finish(mut self, output: Output) -> Result<Summary, AgentError> {
+    async fn finish(mut self, mut output: Output) -> Result<Summary, AgentError> {
         block_in_place(|| self.sensor.detach());
-        let mut events = Vec::new();
         let until = Instant::now() + FINISH_TIMEOUT;
-        while self.sensor.drain(&mut events) > 0 {
-            let completed = self.complete(std::mem::take(&mut events));
+        loop {
+            let mut page = output.empty_page();
+            if self.fill(&mut page) == 0 {
+                break;
+            }
             // When nobody reads any more, the summary says how many that
             // were.
-            let _ = timeout_at(until.into(), output.events.send(completed)).await;
+            let _ = timeout_at(until.into(), output.pages.send(page)).await;
         }
         let counters = self.sensor.counters()?;
         let printed = output.finish(until).await.map_err(AgentError::Output)?;
@@ -130,13 +140,21 @@ impl Watch {
         })
     }
 
-    fn complete(&mut self, mut events: Vec<Event>) -> Vec<Event> {
+    /// Writes what is in the ring, or a part of it. Returns how many records
+    /// that were.
+    fn fill(&mut self, page: &mut Page) -> usize {
         let now = Instant::now();
-        for event in &mut events {
-            self.sequence.0 += 1;
-            self.intake.complete(event, self.sequence, now);
-        }
-        events
+        let Self {
+            sensor,
+            intake,
+            writer,
+            sequence,
+        } = self;
+        sensor.drain(|mut event| {
+            sequence.0 += 1;
+            intake.complete(&mut event, *sequence, now);
+            writer.write(page, &event);
+        })
     }
 }
 

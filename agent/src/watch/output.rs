@@ -1,8 +1,8 @@
-//! Events on standard output, from a thread of their own: a reader may be
-//! slow, and the kernel's ring must not wait for it on the runtime.
+//! Pages of events on standard output, from a thread of their own: a reader
+//! may be slow, and the kernel's ring must not wait for it on the runtime.
 
 use std::{
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{self, IsTerminal as _, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,21 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shrike_proto::{
-    event::{
-        Event, StoredEvent,
-        compact::{Colour, write_compact},
-        json::write_json,
-    },
-    id::{Epoch, NodeId},
-};
 use tokio::sync::mpsc;
 
-use crate::args;
+use super::page::Page;
 
-/// Drains of the ring that wait to be printed: a reader who falls further
-/// behind makes the ring fill, and the loss is counted there.
-const DRAINS_MAX: usize = 16;
+/// Pages that wait to be printed, a drain of the ring each: a reader who falls
+/// further behind makes the ring fill, and the loss is counted there.
+const PAGES_MAX: usize = 16;
 
 /// Longest time for a reader to take what is left at the end: somebody who
 /// stopped a pager must still be able to stop the watch.
@@ -34,53 +26,49 @@ pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the end is looked for.
 const FINISH_LOOK: Duration = Duration::from_millis(10);
 
-/// Where the events go.
+/// Where the pages go.
 pub(super) struct Output {
-    /// Takes events; closed when nobody reads any more.
-    pub(super) events: mpsc::Sender<Vec<Event>>,
+    /// Takes pages; closed when nobody reads any more.
+    pub(super) pages: mpsc::Sender<Page>,
+    /// Pages that were printed and can be written on again.
+    empties: mpsc::Receiver<Page>,
     printed: Arc<AtomicU64>,
     thread: JoinHandle<io::Result<()>>,
 }
 
+/// Says whether people read the lines, and want colours.
+pub(super) fn wants_colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
 impl Output {
     /// Starts printing to standard output.
-    pub(super) fn start(form: args::Output, node: NodeId, epoch: Epoch) -> io::Result<Self> {
-        let colour = if io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-            Colour::Ansi
-        } else {
-            Colour::Plain
-        };
-        let (events, queue) = mpsc::channel(DRAINS_MAX);
+    pub(super) fn start() -> io::Result<Self> {
+        let (pages, queue) = mpsc::channel(PAGES_MAX);
+        let (give_back, empties) = mpsc::channel(PAGES_MAX);
         let printed = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&printed);
         let thread = thread::Builder::new()
             .name("output".to_owned())
-            .spawn(move || {
-                let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-                print(out, queue, &count, |out, event| {
-                    let stored = StoredEvent {
-                        node: node.clone(),
-                        epoch,
-                        event,
-                    };
-                    match form {
-                        args::Output::Compact => write_compact(out, &stored, colour),
-                        args::Output::Json => write_json(out, &stored),
-                    }
-                })
-            })?;
+            .spawn(move || print(io::stdout().lock(), queue, &give_back, &count))?;
         Ok(Self {
-            events,
+            pages,
+            empties,
             printed,
             thread,
         })
+    }
+
+    /// Returns a page without any line.
+    pub(super) fn empty_page(&mut self) -> Page {
+        self.empties.try_recv().unwrap_or_default()
     }
 
     /// Waits for everything to be printed, until `until` at most, and returns
     /// how many events that were. A reader that went away, or that does not read,
     /// is no error.
     pub(super) async fn finish(self, until: Instant) -> io::Result<u64> {
-        drop(self.events);
+        drop(self.pages);
         while !self.thread.is_finished() && Instant::now() < until {
             tokio::time::sleep(FINISH_LOOK).await;
         }
@@ -94,21 +82,22 @@ impl Output {
     }
 }
 
-fn print<W: Write>(
-    mut out: W,
-    mut queue: mpsc::Receiver<Vec<Event>>,
+fn print(
+    mut out: impl Write,
+    mut queue: mpsc::Receiver<Page>,
+    give_back: &mpsc::Sender<Page>,
     printed: &AtomicU64,
-    mut write: impl FnMut(&mut W, Event) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut take = || -> io::Result<()> {
-        while let Some(events) = queue.blocking_recv() {
-            let count = events.len() as u64;
-            for event in events {
-                write(&mut out, event)?;
-            }
+        while let Some(mut page) = queue.blocking_recv() {
+            // One write for all of its lines, which no buffer need hold back.
+            out.write_all(page.text())?;
             out.flush()?;
             // Only what has left is counted.
-            printed.fetch_add(count, Ordering::Relaxed);
+            printed.fetch_add(page.events(), Ordering::Relaxed);
+            page.clear();
+            // When there are enough of them it is not needed.
+            let _ = give_back.try_send(page);
         }
         Ok(())
     };
@@ -120,28 +109,7 @@ fn print<W: Write>(
 
 #[cfg(test)]
 mod tests {
-    use shrike_proto::{
-        event::{Fact, Open, Process},
-        id::{Generation, SequenceNumber},
-    };
-
     use super::*;
-
-    fn events(count: u64) -> Vec<Event> {
-        (1..=count)
-            .map(|sequence| Event {
-                sequence: SequenceNumber(sequence),
-                time_unix_ns: 0,
-                boot_time_ns: 0,
-                cpu: 0,
-                cpu_sequence: 0,
-                generation: Generation::NONE,
-                process: Process::default(),
-                verdict: None,
-                fact: Fact::Open(Open::default()),
-            })
-            .collect()
-    }
 
     /// Fails with `kind` after some bytes.
     struct Failing(usize, io::ErrorKind);
@@ -161,13 +129,21 @@ mod tests {
         }
     }
 
+    /// Prints a page of two lines and one of three.
     fn printed(out: Failing) -> io::Result<u64> {
         let (sender, queue) = mpsc::channel(4);
-        sender.try_send(events(2)).unwrap();
-        sender.try_send(events(3)).unwrap();
+        let (give_back, mut empties) = mpsc::channel(4);
+        for lines in [2, 3] {
+            let mut page = Page::default();
+            (0..lines).for_each(|_| page.add(|text| text.push(b'x')));
+            sender.try_send(page).unwrap();
+        }
         drop(sender);
         let printed = AtomicU64::new(0);
-        print(out, queue, &printed, |out, _| out.write_all(b"x"))?;
+        print(out, queue, &give_back, &printed)?;
+        while let Ok(page) = empties.try_recv() {
+            assert_eq!((page.events(), page.text()), (0, &[][..]));
+        }
         Ok(printed.into_inner())
     }
 

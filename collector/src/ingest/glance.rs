@@ -344,16 +344,16 @@ mod tests {
         let mut events = sample::events(first, count);
         for event in &mut events {
             let process = &mut event.process;
-            process.user = "röot".to_owned();
-            process.cgroup_path = b"/system.slice".to_vec();
-            process.container_id = "c0ffee".to_owned();
+            process.user = "röot".into();
+            process.cgroup_path = b"/system.slice".as_slice().into();
+            process.container_id = "c0ffee".into();
             process.from_proc = true;
             process.gid = u32::MAX;
             process.ancestors = vec![Ancestor {
                 tgid: 1,
                 start_boot_ns: u64::MAX,
-                comm: b"init".to_vec(),
-                exe: b"/sbin/init".to_vec(),
+                comm: b"init".as_slice().into(),
+                exe: b"/sbin/init".as_slice().into(),
             }];
             if event.sequence.0.is_multiple_of(5) {
                 event.time_unix_ns = -1;

@@ -151,7 +151,8 @@ impl Filter {
             && (self.kinds == 0 || self.kinds & kind_bit(event.fact.kind()) != 0)
             && (self.tgids.is_empty() || self.tgids.contains(&process.tgid))
             && (self.uids.is_empty() || self.uids.contains(&process.uid))
-            && (self.executables.is_empty() || self.executables.contains(&process.exe))
+            && (self.executables.is_empty()
+                || self.executables.iter().any(|exe| **exe == *process.exe))
             && (self.path_prefixes.is_empty()
                 || event.fact.path().is_some_and(|path| {
                     self.path_prefixes

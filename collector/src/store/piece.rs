@@ -209,7 +209,7 @@ mod tests {
         let events: Vec<Event> = sample::events(1, 200)
             .into_iter()
             .map(|mut event| {
-                event.process.exe = sample::noise(event.sequence.0, 4000);
+                event.process.exe = sample::noise(event.sequence.0, 4000).into();
                 event
             })
             .collect();
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn event_larger_than_a_block_is_refused() {
         let mut events = sample::events(1, 1);
-        events[0].process.exe = sample::noise(1, 2 * BLOCK_BYTES_MAX);
+        events[0].process.exe = sample::noise(1, 2 * BLOCK_BYTES_MAX).into();
         assert!(cut(&events, 0).is_err());
     }
 }

@@ -185,7 +185,7 @@ mod tests {
         for index in 0..60 {
             let mut events = sample::events(1 + index * 10, 10);
             for event in &mut events {
-                event.process.exe = sample::noise(index, 60_000);
+                event.process.exe = sample::noise(index, 60_000).into();
             }
             events.truncate(1);
             let block = sample::blocks(&events).remove(0);

@@ -45,7 +45,7 @@ pub fn events(first: u64, count: u64) -> Vec<Event> {
             generation: Generation::NONE,
             process: Process {
                 tgid: 100 + (sequence % 5) as u32,
-                exe: b"/usr/bin/cat".to_vec(),
+                exe: b"/usr/bin/cat".as_slice().into(),
                 ..Process::default()
             },
             verdict: None,

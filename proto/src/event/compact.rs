@@ -14,13 +14,15 @@
 use std::{fmt, io, time::Duration};
 
 use anstyle::{AnsiColor, Style};
-use jiff::Timestamp;
 
 use super::{
     Action, Event, Exec, Exit, Fact, Fork, Kind, Open, Outcome, Process, Receipt, ResolvedPath,
-    StoredEvent, Verdict, errno, json::access_name,
+    StoredEvent, TimeText, Verdict, errno, json::access_name, time_text::Fraction,
 };
-use crate::escape::{CommandLine, Terminal};
+use crate::{
+    escape::{CommandLine, Terminal, TextOut},
+    id::NodeId,
+};
 
 /// Whether lines carry ANSI colours. Whoever writes to a terminal that wants
 /// them says so; nothing here looks at the environment.
@@ -51,7 +53,40 @@ pub fn write_compact(
     stored: &StoredEvent,
     colour: Colour,
 ) -> io::Result<()> {
-    writeln!(out, "{}", Compact { stored, colour })
+    let mut line = Vec::new();
+    let mut clock = TimeText::default();
+    append_compact(&mut line, &mut clock, &stored.node, &stored.event, colour);
+    out.write_all(&line)
+}
+
+/// Appends the event as one line, with its line feed: for many lines that
+/// leave together. `clock` is the caller's to keep from line to line.
+pub fn append_compact(
+    out: &mut Vec<u8>,
+    clock: &mut TimeText,
+    node: &NodeId,
+    event: &Event,
+    colour: Colour,
+) {
+    write_line(&mut Memory(out), clock, node, event, colour).expect("memory takes everything");
+    out.push(b'\n');
+}
+
+/// Text on its way into bytes.
+struct Memory<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Memory<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl TextOut for Memory<'_> {
+    fn write_ascii(&mut self, text: &[u8]) -> fmt::Result {
+        self.0.extend_from_slice(text);
+        Ok(())
+    }
 }
 
 /// An event as one line, without a line feed.
@@ -65,35 +100,66 @@ pub struct Compact<'a> {
 
 impl fmt::Display for Compact<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let event = &self.stored.event;
-        let dim = self.colour.paint(Style::new().dimmed());
-        let kind = self.colour.paint(kind_style(event.fact.kind()));
-        write!(
-            f,
-            "{dim}{}{dim:#} {} {kind}{}{kind:#} ",
-            short_time(event.time_unix_ns),
-            self.stored.node,
-            event.fact.kind().as_str(),
-        )?;
-        write_process(f, event, self.colour)?;
-        match &event.fact {
-            Fact::Exec(exec) => write_exec(f, exec)?,
-            Fact::Open(open) => write_open(f, open)?,
-            Fact::Fork(fork) => write_fork(f, fork)?,
-            Fact::Exit(exit) => write_exit(f, exit, self.colour)?,
-        }
-        match &event.verdict {
-            Some(verdict) => write_verdict(f, verdict, self.colour),
-            None => Ok(()),
+        let StoredEvent { node, event, .. } = self.stored;
+        write_line(f, &mut TimeText::default(), node, event, self.colour)
+    }
+}
+
+// Formatting through a `Formatter` costs several times as much as the text
+// itself, and an agent writes a line for each event: what is on most lines is
+// written directly.
+
+fn write_line(
+    out: &mut impl TextOut,
+    clock: &mut TimeText,
+    node: &NodeId,
+    event: &Event,
+    colour: Colour,
+) -> fmt::Result {
+    let kind = event.fact.kind();
+    paint(out, colour, Style::new().dimmed(), |out| {
+        // Milliseconds suffice to read along; JSON has them all.
+        clock.write(out, event.time_unix_ns, Fraction::Milliseconds)
+    })?;
+    out.write_char(' ')?;
+    out.write_str(node.as_str())?;
+    out.write_char(' ')?;
+    paint(out, colour, kind_style(kind), |out| {
+        out.write_str(kind.as_str())
+    })?;
+    out.write_char(' ')?;
+    write_process(out, event, colour)?;
+    match &event.fact {
+        Fact::Exec(exec) => write_exec(out, exec)?,
+        Fact::Open(open) => write_open(out, open)?,
+        Fact::Fork(fork) => write_fork(out, fork)?,
+        Fact::Exit(exit) => write_exit(out, exit, colour)?,
+    }
+    match &event.verdict {
+        Some(verdict) => write_verdict(out, verdict, colour),
+        None => Ok(()),
+    }
+}
+
+/// Writes something in a style.
+fn paint<W: TextOut>(
+    out: &mut W,
+    colour: Colour,
+    style: Style,
+    write: impl FnOnce(&mut W) -> fmt::Result,
+) -> fmt::Result {
+    match colour {
+        Colour::Plain => write(out),
+        Colour::Ansi => {
+            write!(out, "{style}")?;
+            write(out)?;
+            write!(out, "{style:#}")
         }
     }
 }
 
-/// Milliseconds suffice to read along; JSON has them all.
-fn short_time(unix_ns: i64) -> String {
-    let milliseconds = Timestamp::from_millisecond(unix_ns.div_euclid(1_000_000))
-        .expect("64 bits of nanoseconds are the years 1677 to 2262");
-    format!("{milliseconds:.3}")
+fn write_number(out: &mut impl TextOut, number: impl itoa::Integer) -> fmt::Result {
+    out.write_str(itoa::Buffer::new().format(number))
 }
 
 fn kind_style(kind: Kind) -> Style {
@@ -106,9 +172,7 @@ fn kind_style(kind: Kind) -> Style {
     Style::new().fg_color(Some(colour.into()))
 }
 
-fn write_process(f: &mut fmt::Formatter<'_>, event: &Event, colour: Colour) -> fmt::Result {
-    let bold = colour.paint(Style::new().bold());
-    let dim = colour.paint(Style::new().dimmed());
+fn write_process(out: &mut impl TextOut, event: &Event, colour: Colour) -> fmt::Result {
     let Process {
         tgid,
         uid,
@@ -118,71 +182,86 @@ fn write_process(f: &mut fmt::Formatter<'_>, event: &Event, colour: Colour) -> f
         container_id,
         ..
     } = &event.process;
-    write!(f, "{bold}{}{bold:#}[{tgid}] ", Terminal(comm))?;
+    paint(out, colour, Style::new().bold(), |out| {
+        Terminal(comm).write_to(out)
+    })?;
+    out.write_char('[')?;
+    write_number(out, *tgid)?;
+    out.write_str("] ")?;
     if user.is_empty() {
-        write!(f, "uid={uid}")?;
+        write!(out, "uid={uid}")?;
     } else {
-        write!(f, "{}", Terminal::text(user))?;
+        Terminal::text(user).write_to(out)?;
     }
     if euid != uid {
-        write!(f, "(euid={euid})")?;
+        write!(out, "(euid={euid})")?;
     }
     if !container_id.is_empty() {
-        let short: String = container_id.chars().take(12).collect();
-        write!(f, " {dim}container={}{dim:#}", Terminal::text(&short))?;
+        let end = container_id
+            .char_indices()
+            .nth(12)
+            .map_or(container_id.len(), |(end, _)| end);
+        out.write_char(' ')?;
+        paint(out, colour, Style::new().dimmed(), |out| {
+            out.write_str("container=")?;
+            Terminal::text(&container_id[..end]).write_to(out)
+        })?;
     }
-    f.write_str(" ")
+    out.write_char(' ')
 }
 
-fn write_exec(f: &mut fmt::Formatter<'_>, exec: &Exec) -> fmt::Result {
-    write_path(f, exec.file.as_ref(), &exec.path_as_asked)?;
+fn write_exec(out: &mut impl TextOut, exec: &Exec) -> fmt::Result {
+    write_path(out, exec.file.as_ref(), &exec.path_as_asked)?;
     if !exec.interpreter.is_empty() {
-        write!(f, " by {}", Terminal(&exec.interpreter))?;
+        out.write_str(" by ")?;
+        Terminal(&exec.interpreter).write_to(out)?;
     }
     if !exec.argv.is_empty() {
-        write!(f, " [{}", CommandLine(&exec.argv))?;
-        f.write_str(if exec.argv_truncated { " …]" } else { "]" })?;
+        out.write_str(" [")?;
+        CommandLine(&exec.argv).write_to(out)?;
+        out.write_str(if exec.argv_truncated { " …]" } else { "]" })?;
     }
-    write_result(f, exec.result)
+    write_result(out, exec.result)
 }
 
-fn write_open(f: &mut fmt::Formatter<'_>, open: &Open) -> fmt::Result {
-    write!(f, "{} ", access_name(open.flags))?;
-    write_path(f, open.file.as_ref(), &open.path_as_asked)?;
+fn write_open(out: &mut impl TextOut, open: &Open) -> fmt::Result {
+    out.write_str(access_name(open.flags))?;
+    out.write_char(' ')?;
+    write_path(out, open.file.as_ref(), &open.path_as_asked)?;
     if open.path_as_asked_truncated && open.file.is_none() {
-        f.write_str("…")?;
+        out.write_str("…")?;
     }
-    write_result(f, open.result)
+    write_result(out, open.result)
 }
 
-fn write_fork(f: &mut fmt::Formatter<'_>, fork: &Fork) -> fmt::Result {
-    write!(
-        f,
-        "child {}[{}]",
-        Terminal(&fork.child_comm),
-        fork.child_tgid
-    )
+fn write_fork(out: &mut impl TextOut, fork: &Fork) -> fmt::Result {
+    out.write_str("child ")?;
+    Terminal(&fork.child_comm).write_to(out)?;
+    out.write_char('[')?;
+    write_number(out, fork.child_tgid)?;
+    out.write_char(']')
 }
 
-fn write_exit(f: &mut fmt::Formatter<'_>, exit: &Exit, colour: Colour) -> fmt::Result {
+fn write_exit(out: &mut impl TextOut, exit: &Exit, colour: Colour) -> fmt::Result {
     if exit.signal == 0 {
-        write!(f, "code {}", exit.code)?;
+        out.write_str("code ")?;
+        write_number(out, exit.code)?;
     } else {
-        write!(f, "killed by signal {}", exit.signal)?;
+        write!(out, "killed by signal {}", exit.signal)?;
     }
     if exit.core_dumped {
-        f.write_str(", core dumped")?;
+        out.write_str(", core dumped")?;
     }
     if exit.duration_ns != 0 {
-        write!(f, " after {:.1?}", Duration::from_nanos(exit.duration_ns))?;
+        write!(out, " after {:.1?}", Duration::from_nanos(exit.duration_ns))?;
     }
     match &exit.receipt {
-        Some(receipt) => write_receipt(f, receipt, colour),
+        Some(receipt) => write_receipt(out, receipt, colour),
         None => Ok(()),
     }
 }
 
-fn write_receipt(f: &mut fmt::Formatter<'_>, receipt: &Receipt, colour: Colour) -> fmt::Result {
+fn write_receipt(out: &mut impl TextOut, receipt: &Receipt, colour: Colour) -> fmt::Result {
     let style = colour.paint(if receipt.died_by_it {
         action_style(Action::Kill)
     } else {
@@ -196,16 +275,19 @@ fn write_receipt(f: &mut fmt::Formatter<'_>, receipt: &Receipt, colour: Colour) 
         ..
     } = receipt;
     let source = format!("{policy}/{rule} (generation {generation}, event {verdict_sequence})");
-    f.write_str("  ")?;
+    out.write_str("  ")?;
     if receipt.died_by_it {
-        write!(f, "{style}asked by {source}{style:#}")
+        write!(out, "{style}asked by {source}{style:#}")
     } else {
-        write!(f, "{style}NOT by the kill that {source} asked for{style:#}")?;
-        write_result(f, receipt.signal_result)
+        write!(
+            out,
+            "{style}NOT by the kill that {source} asked for{style:#}"
+        )?;
+        write_result(out, receipt.signal_result)
     }
 }
 
-fn write_verdict(f: &mut fmt::Formatter<'_>, verdict: &Verdict, colour: Colour) -> fmt::Result {
+fn write_verdict(out: &mut impl TextOut, verdict: &Verdict, colour: Colour) -> fmt::Result {
     let carried_out = match verdict.outcome {
         Outcome::Noted | Outcome::SignalSent | Outcome::Denied => true,
         Outcome::Observed
@@ -220,7 +302,7 @@ fn write_verdict(f: &mut fmt::Formatter<'_>, verdict: &Verdict, colour: Colour) 
         warning_style()
     });
     write!(
-        f,
+        out,
         "  {style}{}{style:#} {}/{}",
         verdict.action.as_str().to_uppercase(),
         verdict.policy,
@@ -228,18 +310,18 @@ fn write_verdict(f: &mut fmt::Formatter<'_>, verdict: &Verdict, colour: Colour) 
     )?;
     match verdict.outcome {
         Outcome::Noted => Ok(()),
-        Outcome::Observed => f.write_str(": observed, nothing touched"),
-        Outcome::SignalSent if verdict.denied => f.write_str(": denied, signal sent"),
-        Outcome::SignalSent => f.write_str(": signal sent"),
-        Outcome::Denied => f.write_str(": denied"),
+        Outcome::Observed => out.write_str(": observed, nothing touched"),
+        Outcome::SignalSent if verdict.denied => out.write_str(": denied, signal sent"),
+        Outcome::SignalSent => out.write_str(": signal sent"),
+        Outcome::Denied => out.write_str(": denied"),
         Outcome::SignalFailed(errno) => {
             let denied = if verdict.denied { "denied, " } else { "" };
-            write!(f, ": {denied}{style}signal FAILED{style:#}")?;
-            write_result(f, errno)
+            write!(out, ": {denied}{style}signal FAILED{style:#}")?;
+            write_result(out, errno)
         }
-        Outcome::SparedInit => f.write_str(": spared, PID 1 is never killed"),
-        Outcome::SparedKernelThread => f.write_str(": spared, kernel threads are never killed"),
-        Outcome::SparedAgent => f.write_str(": spared, the agent is never killed"),
+        Outcome::SparedInit => out.write_str(": spared, PID 1 is never killed"),
+        Outcome::SparedKernelThread => out.write_str(": spared, kernel threads are never killed"),
+        Outcome::SparedAgent => out.write_str(": spared, the agent is never killed"),
     }
 }
 
@@ -259,35 +341,35 @@ fn warning_style() -> Style {
 }
 
 /// Writes the resolved path, and the path as asked where it is another one.
-fn write_path(
-    f: &mut fmt::Formatter<'_>,
-    file: Option<&ResolvedPath>,
-    asked: &[u8],
-) -> fmt::Result {
+fn write_path(out: &mut impl TextOut, file: Option<&ResolvedPath>, asked: &[u8]) -> fmt::Result {
     match file {
         Some(file) if !file.path.is_empty() => {
-            write!(f, "{}", Terminal(&file.path))?;
+            Terminal(&file.path).write_to(out)?;
             if file.deleted {
-                f.write_str(" (deleted)")?;
+                out.write_str(" (deleted)")?;
             }
             if !file.task_path.is_empty() {
-                write!(f, " (below its root: {})", Terminal(&file.task_path))?;
+                out.write_str(" (below its root: ")?;
+                Terminal(&file.task_path).write_to(out)?;
+                out.write_char(')')?;
             }
             if asked != file.path && !asked.is_empty() {
-                write!(f, " (as {})", Terminal(asked))?;
+                out.write_str(" (as ")?;
+                Terminal(asked).write_to(out)?;
+                out.write_char(')')?;
             }
             Ok(())
         }
-        Some(file) if file.unresolved => write!(f, "{} (unresolved)", Terminal(asked)),
-        Some(_) | None => write!(f, "{}", Terminal(asked)),
+        Some(file) if file.unresolved => write!(out, "{} (unresolved)", Terminal(asked)),
+        Some(_) | None => Terminal(asked).write_to(out),
     }
 }
 
 /// Writes ` = ENOENT` for a failure, nothing for success.
-fn write_result(f: &mut fmt::Formatter<'_>, result: i32) -> fmt::Result {
+fn write_result(out: &mut impl TextOut, result: i32) -> fmt::Result {
     match errno::name(result) {
-        Some(name) => write!(f, " = {name}"),
-        None if result != 0 => write!(f, " = {result}"),
+        Some(name) => write!(out, " = {name}"),
+        None if result != 0 => write!(out, " = {result}"),
         None => Ok(()),
     }
 }

@@ -1,6 +1,8 @@
 //! What happened: an exec, an open, a fork or an exit.
 
-use super::Receipt;
+use std::borrow::Cow;
+
+use super::{Comm, Receipt};
 
 /// The four things that a process can be seen doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +103,7 @@ pub struct ResolvedPath {
 pub struct Exec {
     /// System call, for example `execve`; empty where the kernel itself
     /// executed.
-    pub syscall: String,
+    pub syscall: Cow<'static, str>,
     /// 0, or a negative errno.
     pub result: i32,
     /// The path as the caller wrote it.
@@ -128,7 +130,7 @@ pub struct Exec {
 pub struct Open {
     /// System call, for example `openat`; empty where none was seen
     /// (io_uring, the kernel itself).
-    pub syscall: String,
+    pub syscall: Cow<'static, str>,
     /// 0, or a negative errno.
     pub result: i32,
     /// The path as the caller wrote it.
@@ -158,7 +160,7 @@ pub struct Fork {
     /// Start of the child, boot nanoseconds.
     pub child_start_boot_ns: u64,
     /// Command name of the child.
-    pub child_comm: Vec<u8>,
+    pub child_comm: Comm,
 }
 
 /// A process ended.

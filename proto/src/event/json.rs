@@ -31,20 +31,25 @@
 //! Numbers are whole and up to 64 bits wide: a reader that keeps them as
 //! doubles loses the last digits of those above 2^53.
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, fmt, io};
 
-use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
-    Ancestor, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt, ResolvedPath, StoredEvent,
-    Verdict, errno,
+    Ancestor, Event, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt, ResolvedPath,
+    StoredEvent, TimeText, Verdict, errno, time_text::Fraction,
 };
-use crate::escape::lossless;
+use crate::{
+    escape::lossless,
+    id::{Epoch, NodeId},
+};
 
 /// Returns the event as a JSON object.
 pub fn to_json(stored: &StoredEvent) -> serde_json::Value {
-    serde_json::to_value(EventView::from(stored)).expect("views have string keys only")
+    let StoredEvent { node, epoch, event } = stored;
+    let time = format_time(event.time_unix_ns);
+    serde_json::to_value(EventView::new(node, *epoch, event, &time))
+        .expect("views have string keys only")
 }
 
 /// Writes the event as one line of JSON, with its line feed.
@@ -52,23 +57,45 @@ pub fn to_json(stored: &StoredEvent) -> serde_json::Value {
 /// # Errors
 /// When `out` fails.
 pub fn write_json(out: &mut impl io::Write, stored: &StoredEvent) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &EventView::from(stored)).map_err(io::Error::from)?;
-    out.write_all(b"\n")
+    let StoredEvent { node, epoch, event } = stored;
+    let mut line = Vec::new();
+    append_json(&mut line, &mut TimeText::default(), node, *epoch, event);
+    out.write_all(&line)
+}
+
+/// Appends the event as one line of JSON, with its line feed: for many lines
+/// that leave together. `clock` is the caller's to keep from line to line.
+pub fn append_json(
+    out: &mut Vec<u8>,
+    clock: &mut TimeText,
+    node: &NodeId,
+    epoch: Epoch,
+    event: &Event,
+) {
+    let mut time = String::with_capacity(32);
+    clock
+        .write(&mut time, event.time_unix_ns, Fraction::Nanoseconds)
+        .expect("strings take everything");
+    serde_json::to_writer(&mut *out, &EventView::new(node, epoch, event, &time))
+        .expect("views have string keys only, and memory takes everything");
+    out.push(b'\n');
 }
 
 /// Formats Unix nanoseconds as RFC 3339 with nanoseconds, in UTC.
 pub fn format_time(unix_ns: i64) -> String {
-    let timestamp = Timestamp::from_nanosecond(unix_ns.into())
-        .expect("64 bits of nanoseconds are the years 1677 to 2262");
-    format!("{timestamp:.9}")
+    let mut time = String::new();
+    TimeText::default()
+        .write(&mut time, unix_ns, Fraction::Nanoseconds)
+        .expect("strings take everything");
+    time
 }
 
 #[derive(Serialize)]
 struct EventView<'a> {
     node: &'a str,
-    epoch: String,
+    epoch: Shown<Epoch>,
     sequence: u64,
-    time: String,
+    time: &'a str,
     boot_time_ns: u64,
     cpu: u32,
     cpu_sequence: u64,
@@ -76,18 +103,25 @@ struct EventView<'a> {
     generation: u64,
     process: ProcessView<'a>,
     verdict: Option<VerdictView<'a>>,
-    #[serde(flatten)]
-    fact: FactView<'a>,
+    // One of them is there. An enumeration that is flattened would say it
+    // better, and cost as much as the rest of the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exec: Option<ExecView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open: Option<OpenView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fork: Option<ForkView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit: Option<ExitView<'a>>,
 }
 
-impl<'a> From<&'a StoredEvent> for EventView<'a> {
-    fn from(stored: &'a StoredEvent) -> Self {
-        let event = &stored.event;
-        Self {
-            node: stored.node.as_str(),
-            epoch: stored.epoch.to_string(),
+impl<'a> EventView<'a> {
+    fn new(node: &'a NodeId, epoch: Epoch, event: &'a Event, time: &'a str) -> Self {
+        let mut view = Self {
+            node: node.as_str(),
+            epoch: Shown(epoch),
             sequence: event.sequence.0,
-            time: format_time(event.time_unix_ns),
+            time,
             boot_time_ns: event.boot_time_ns,
             cpu: event.cpu,
             cpu_sequence: event.cpu_sequence,
@@ -95,8 +129,36 @@ impl<'a> From<&'a StoredEvent> for EventView<'a> {
             generation: event.generation.0,
             process: (&event.process).into(),
             verdict: event.verdict.as_ref().map(Into::into),
-            fact: (&event.fact).into(),
+            exec: None,
+            open: None,
+            fork: None,
+            exit: None,
+        };
+        match &event.fact {
+            Fact::Exec(exec) => view.exec = Some(exec.into()),
+            Fact::Open(open) => view.open = Some(open.into()),
+            Fact::Fork(fork) => view.fork = Some(fork.into()),
+            Fact::Exit(exit) => view.exit = Some(exit.into()),
         }
+        view
+    }
+}
+
+/// Something as it is displayed, without a string in between.
+struct Shown<T>(T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A list of which each part is turned into its view when it is written.
+struct Each<'a, T, V>(&'a [T], fn(&'a T) -> V);
+
+impl<T, V: Serialize> Serialize for Each<'_, T, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(self.1))
     }
 }
 
@@ -118,7 +180,7 @@ struct ProcessView<'a> {
     cgroup: Option<Cow<'a, str>>,
     container_id: Option<&'a str>,
     from_proc: bool,
-    ancestors: Vec<AncestorView<'a>>,
+    ancestors: Each<'a, Ancestor, AncestorView<'a>>,
 }
 
 impl<'a> From<&'a Process> for ProcessView<'a> {
@@ -140,7 +202,7 @@ impl<'a> From<&'a Process> for ProcessView<'a> {
             cgroup: known(&process.cgroup_path),
             container_id: known_text(&process.container_id),
             from_proc: process.from_proc,
-            ancestors: process.ancestors.iter().map(Into::into).collect(),
+            ancestors: Each(&process.ancestors, AncestorView::from),
         }
     }
 }
@@ -210,26 +272,6 @@ fn outcome_name(outcome: Outcome) -> &'static str {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
-enum FactView<'a> {
-    Exec(ExecView<'a>),
-    Open(OpenView<'a>),
-    Fork(ForkView<'a>),
-    Exit(ExitView<'a>),
-}
-
-impl<'a> From<&'a Fact> for FactView<'a> {
-    fn from(fact: &'a Fact) -> Self {
-        match fact {
-            Fact::Exec(exec) => Self::Exec(exec.into()),
-            Fact::Open(open) => Self::Open(open.into()),
-            Fact::Fork(fork) => Self::Fork(fork.into()),
-            Fact::Exit(exit) => Self::Exit(exit.into()),
-        }
-    }
-}
-
-#[derive(Serialize)]
 struct ExecView<'a> {
     syscall: Option<&'a str>,
     result: i32,
@@ -237,7 +279,7 @@ struct ExecView<'a> {
     path_as_asked: Cow<'a, str>,
     file: Option<FileView<'a>>,
     interpreter: Option<Cow<'a, str>>,
-    argv: Vec<Cow<'a, str>>,
+    argv: Each<'a, Vec<u8>, Cow<'a, str>>,
     argv_truncated: bool,
     from_user_memory: bool,
     directory_fd: i32,
@@ -253,11 +295,7 @@ impl<'a> From<&'a Exec> for ExecView<'a> {
             path_as_asked: lossless(&exec.path_as_asked),
             file: exec.file.as_ref().map(Into::into),
             interpreter: known(&exec.interpreter),
-            argv: exec
-                .argv
-                .iter()
-                .map(|argument| lossless(argument))
-                .collect(),
+            argv: Each(&exec.argv, |argument| lossless(argument)),
             argv_truncated: exec.argv_truncated,
             from_user_memory: exec.from_user_memory,
             directory_fd: exec.directory_fd,
@@ -323,7 +361,7 @@ pub(super) fn access_name(flags: u32) -> &'static str {
 #[derive(Serialize)]
 struct FileView<'a> {
     path: Option<Cow<'a, str>>,
-    device: String,
+    device: Shown<Device>,
     inode: u64,
     unresolved: bool,
     task_path: Option<Cow<'a, str>>,
@@ -338,8 +376,7 @@ impl<'a> From<&'a ResolvedPath> for FileView<'a> {
     fn from(file: &'a ResolvedPath) -> Self {
         Self {
             path: known(&file.path),
-            // include/linux/kdev_t.h: MINORBITS is 20.
-            device: format!("{}:{}", file.device >> 20, file.device & 0xf_ffff),
+            device: Shown(Device(file.device)),
             inode: file.inode,
             unresolved: file.unresolved,
             task_path: known(&file.task_path),
@@ -349,6 +386,15 @@ impl<'a> From<&'a ResolvedPath> for FileView<'a> {
             owner_gid: file.owner_gid,
             deleted: file.deleted,
         }
+    }
+}
+
+struct Device(u64);
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // include/linux/kdev_t.h: MINORBITS is 20.
+        write!(f, "{}:{}", self.0 >> 20, self.0 & 0xf_ffff)
     }
 }
 
@@ -489,7 +535,7 @@ mod tests {
     #[test]
     fn bytes_that_are_not_utf8_are_kept() {
         let mut stored = sample::killed_open();
-        stored.event.process.comm = b"a\xffb".to_vec();
+        stored.event.process.comm = b"a\xffb".as_slice().into();
         assert_eq!(to_json(&stored)["process"]["comm"], r"a\xffb");
     }
 

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "present")]
 pub mod compact;
+pub(crate) mod encode;
 #[cfg(feature = "present")]
 mod errno;
 mod fact;
@@ -14,11 +15,15 @@ pub mod json;
 mod process;
 #[cfg(all(test, feature = "present"))]
 mod sample;
+#[cfg(feature = "present")]
+mod time_text;
 mod verdict;
 mod wire;
 
 pub use fact::{Exec, Exit, Fact, Fork, Kind, Open, ResolvedPath};
-pub use process::{Ancestor, Process};
+pub use process::{Ancestor, Comm, Process};
+#[cfg(feature = "present")]
+pub use time_text::TimeText;
 pub use verdict::{Action, Outcome, Receipt, Verdict};
 pub use wire::WireError;
 

@@ -1,4 +1,15 @@
 //! Who acted: a process, by the identity that survives agent restarts.
+//!
+//! What stays the same from event to event of a process is shared between
+//! them: an agent fills it in for each one.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+/// A command name: 15 bytes as the kernel holds them, held in place. Those of
+/// kernel threads can be longer in /proc.
+pub type Comm = SmallVec<[u8; 16]>;
 
 /// Identity and credentials of a process when it acted.
 ///
@@ -24,17 +35,17 @@ pub struct Process {
     /// Effective group ID.
     pub egid: u32,
     /// Command name: at most 15 bytes, as the kernel holds them.
-    pub comm: Vec<u8>,
+    pub comm: Comm,
     /// ID of the cgroup in the unified hierarchy.
     pub cgroup_id: u64,
     /// Executable; empty where unknown. Set by enrichment, except on execs.
-    pub exe: Vec<u8>,
+    pub exe: Arc<[u8]>,
     /// Name of `uid`; empty where unknown.
-    pub user: String,
+    pub user: Arc<str>,
     /// Path of the cgroup; empty where unknown.
-    pub cgroup_path: Vec<u8>,
+    pub cgroup_path: Arc<[u8]>,
     /// Container, from the cgroup; empty outside of one.
-    pub container_id: String,
+    pub container_id: Arc<str>,
     /// Nearest first: parent, grandparent and so on; at most 16. Only on a
     /// process's first event and on those that are no open or have a verdict.
     pub ancestors: Vec<Ancestor>,
@@ -50,7 +61,7 @@ pub struct Ancestor {
     /// Start, boot nanoseconds.
     pub start_boot_ns: u64,
     /// Command name.
-    pub comm: Vec<u8>,
+    pub comm: Comm,
     /// Executable; empty where unknown.
-    pub exe: Vec<u8>,
+    pub exe: Arc<[u8]>,
 }

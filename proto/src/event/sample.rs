@@ -1,5 +1,7 @@
 //! Events for the tests of this folder.
 
+use std::sync::Arc;
+
 use super::{
     Action, Ancestor, Event, Exec, Exit, Fact, Open, Outcome, Process, Receipt, ResolvedPath,
     StoredEvent, Verdict,
@@ -30,17 +32,17 @@ pub(super) fn stored(fact: Fact) -> StoredEvent {
                 gid: 1000,
                 euid: 0,
                 egid: 0,
-                comm: b"cat".to_vec(),
+                comm: b"cat".as_slice().into(),
                 cgroup_id: 77,
-                exe: b"/usr/bin/cat".to_vec(),
-                user: "mallory".to_owned(),
-                cgroup_path: b"/user.slice".to_vec(),
-                container_id: String::new(),
+                exe: b"/usr/bin/cat".as_slice().into(),
+                user: "mallory".into(),
+                cgroup_path: b"/user.slice".as_slice().into(),
+                container_id: Arc::default(),
                 ancestors: vec![Ancestor {
                     tgid: 1200,
                     start_boot_ns: 100,
-                    comm: b"bash".to_vec(),
-                    exe: Vec::new(),
+                    comm: b"bash".as_slice().into(),
+                    exe: Arc::default(),
                 }],
                 from_proc: false,
             },
@@ -62,7 +64,7 @@ pub(super) fn verdict(action: Action, outcome: Outcome) -> Verdict {
 
 pub(super) fn killed_open() -> StoredEvent {
     let mut stored = stored(Fact::Open(Open {
-        syscall: "openat".to_owned(),
+        syscall: "openat".into(),
         path_as_asked: b"/etc/shadow".to_vec(),
         file: Some(file(b"/etc/shadow")),
         directory_fd: -100,
@@ -92,7 +94,7 @@ pub(super) fn killed_exit() -> StoredEvent {
 
 pub(super) fn exec(path: &[u8], argv: &[&[u8]]) -> StoredEvent {
     stored(Fact::Exec(Exec {
-        syscall: "execve".to_owned(),
+        syscall: "execve".into(),
         path_as_asked: path.to_vec(),
         file: Some(file(path)),
         argv: argv.iter().map(|argument| argument.to_vec()).collect(),

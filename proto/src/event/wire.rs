@@ -1,8 +1,8 @@
 //! The one conversion between events and `shrike.event.v1`.
 
 use super::{
-    Action, Ancestor, Event, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt, ResolvedPath,
-    StoredEvent, Verdict,
+    Action, Ancestor, Comm, Event, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt,
+    ResolvedPath, StoredEvent, Verdict,
 };
 use crate::{
     id::{Epoch, Generation, IdError, NodeId, PolicyName, RuleName, SequenceNumber},
@@ -100,46 +100,83 @@ impl TryFrom<admin::StoredEvent> for StoredEvent {
     }
 }
 
-/// Two structs that name the same fields, converted both ways without loss.
-macro_rules! same_fields {
-    ($domain:ident { $($plain:ident),* $(; $($nested:ident),*)? }) => {
-        impl From<$domain> for wire::$domain {
-            fn from(it: $domain) -> Self {
-                Self { $($plain: it.$plain,)* $($($nested: it.$nested.into(),)*)? }
-            }
+impl From<ResolvedPath> for wire::ResolvedPath {
+    fn from(file: ResolvedPath) -> Self {
+        Self {
+            path: file.path,
+            device: file.device,
+            inode: file.inode,
+            unresolved: file.unresolved,
+            task_path: file.task_path,
+            mode: file.mode,
+            links: file.links,
+            owner_uid: file.owner_uid,
+            owner_gid: file.owner_gid,
+            deleted: file.deleted,
         }
-        impl From<wire::$domain> for $domain {
-            fn from(it: wire::$domain) -> Self {
-                Self { $($plain: it.$plain,)* $($($nested: it.$nested.into(),)*)? }
-            }
-        }
-    };
+    }
 }
 
-same_fields!(ResolvedPath {
-    path,
-    device,
-    inode,
-    unresolved,
-    task_path,
-    mode,
-    links,
-    owner_uid,
-    owner_gid,
-    deleted
-});
-same_fields!(Ancestor {
-    tgid,
-    start_boot_ns,
-    comm,
-    exe
-});
-same_fields!(Fork {
-    child_tgid,
-    child_tid,
-    child_start_boot_ns,
-    child_comm
-});
+impl From<wire::ResolvedPath> for ResolvedPath {
+    fn from(file: wire::ResolvedPath) -> Self {
+        Self {
+            path: file.path,
+            device: file.device,
+            inode: file.inode,
+            unresolved: file.unresolved,
+            task_path: file.task_path,
+            mode: file.mode,
+            links: file.links,
+            owner_uid: file.owner_uid,
+            owner_gid: file.owner_gid,
+            deleted: file.deleted,
+        }
+    }
+}
+
+impl From<Ancestor> for wire::Ancestor {
+    fn from(ancestor: Ancestor) -> Self {
+        Self {
+            tgid: ancestor.tgid,
+            start_boot_ns: ancestor.start_boot_ns,
+            comm: ancestor.comm.into_vec(),
+            exe: ancestor.exe.to_vec(),
+        }
+    }
+}
+
+impl From<wire::Ancestor> for Ancestor {
+    fn from(ancestor: wire::Ancestor) -> Self {
+        Self {
+            tgid: ancestor.tgid,
+            start_boot_ns: ancestor.start_boot_ns,
+            comm: Comm::from_slice(&ancestor.comm),
+            exe: ancestor.exe.into(),
+        }
+    }
+}
+
+impl From<Fork> for wire::Fork {
+    fn from(fork: Fork) -> Self {
+        Self {
+            child_tgid: fork.child_tgid,
+            child_tid: fork.child_tid,
+            child_start_boot_ns: fork.child_start_boot_ns,
+            child_comm: fork.child_comm.into_vec(),
+        }
+    }
+}
+
+impl From<wire::Fork> for Fork {
+    fn from(fork: wire::Fork) -> Self {
+        Self {
+            child_tgid: fork.child_tgid,
+            child_tid: fork.child_tid,
+            child_start_boot_ns: fork.child_start_boot_ns,
+            child_comm: Comm::from_slice(&fork.child_comm),
+        }
+    }
+}
 
 impl From<Process> for wire::Process {
     fn from(process: Process) -> Self {
@@ -153,12 +190,12 @@ impl From<Process> for wire::Process {
             gid: process.gid,
             euid: process.euid,
             egid: process.egid,
-            comm: process.comm,
+            comm: process.comm.into_vec(),
             cgroup_id: process.cgroup_id,
-            exe: process.exe,
-            user: process.user,
-            cgroup_path: process.cgroup_path,
-            container_id: process.container_id,
+            exe: process.exe.to_vec(),
+            user: process.user.as_ref().to_owned(),
+            cgroup_path: process.cgroup_path.to_vec(),
+            container_id: process.container_id.as_ref().to_owned(),
             ancestors: process.ancestors.into_iter().map(Into::into).collect(),
             from_proc: process.from_proc,
         }
@@ -177,12 +214,12 @@ impl From<wire::Process> for Process {
             gid: process.gid,
             euid: process.euid,
             egid: process.egid,
-            comm: process.comm,
+            comm: Comm::from_slice(&process.comm),
             cgroup_id: process.cgroup_id,
-            exe: process.exe,
-            user: process.user,
-            cgroup_path: process.cgroup_path,
-            container_id: process.container_id,
+            exe: process.exe.into(),
+            user: process.user.into(),
+            cgroup_path: process.cgroup_path.into(),
+            container_id: process.container_id.into(),
             ancestors: process.ancestors.into_iter().map(Into::into).collect(),
             from_proc: process.from_proc,
         }
@@ -192,7 +229,7 @@ impl From<wire::Process> for Process {
 impl From<Exec> for wire::Exec {
     fn from(exec: Exec) -> Self {
         Self {
-            syscall: exec.syscall,
+            syscall: exec.syscall.into(),
             result: exec.result,
             path_as_asked: exec.path_as_asked,
             file: exec.file.map(Into::into),
@@ -209,7 +246,7 @@ impl From<Exec> for wire::Exec {
 impl From<wire::Exec> for Exec {
     fn from(exec: wire::Exec) -> Self {
         Self {
-            syscall: exec.syscall,
+            syscall: exec.syscall.into(),
             result: exec.result,
             path_as_asked: exec.path_as_asked,
             file: exec.file.map(Into::into),
@@ -226,7 +263,7 @@ impl From<wire::Exec> for Exec {
 impl From<Open> for wire::Open {
     fn from(open: Open) -> Self {
         Self {
-            syscall: open.syscall,
+            syscall: open.syscall.into(),
             result: open.result,
             path_as_asked: open.path_as_asked,
             path_as_asked_truncated: open.path_as_asked_truncated,
@@ -242,7 +279,7 @@ impl From<Open> for wire::Open {
 impl From<wire::Open> for Open {
     fn from(open: wire::Open) -> Self {
         Self {
-            syscall: open.syscall,
+            syscall: open.syscall.into(),
             result: open.result,
             path_as_asked: open.path_as_asked,
             path_as_asked_truncated: open.path_as_asked_truncated,
@@ -313,16 +350,7 @@ impl TryFrom<wire::Receipt> for Receipt {
 
 impl From<Verdict> for wire::Verdict {
     fn from(verdict: Verdict) -> Self {
-        let (outcome, signal_result) = match verdict.outcome {
-            Outcome::Noted => (wire::Outcome::Noted, 0),
-            Outcome::Observed => (wire::Outcome::Observed, 0),
-            Outcome::SignalSent => (wire::Outcome::SignalSent, 0),
-            Outcome::SignalFailed(errno) => (wire::Outcome::SignalFailed, errno),
-            Outcome::SparedInit => (wire::Outcome::SparedInit, 0),
-            Outcome::SparedKernelThread => (wire::Outcome::SparedKernelThread, 0),
-            Outcome::SparedAgent => (wire::Outcome::SparedAgent, 0),
-            Outcome::Denied => (wire::Outcome::Denied, 0),
-        };
+        let (outcome, signal_result) = outcome_to_wire(verdict.outcome);
         Self {
             action: wire::Action::from(verdict.action).into(),
             policy: verdict.policy.to_string(),
@@ -331,6 +359,20 @@ impl From<Verdict> for wire::Verdict {
             signal_result,
             denied: verdict.denied,
         }
+    }
+}
+
+/// Returns an outcome's number, and the signal's result beside it.
+pub(super) fn outcome_to_wire(outcome: Outcome) -> (wire::Outcome, i32) {
+    match outcome {
+        Outcome::Noted => (wire::Outcome::Noted, 0),
+        Outcome::Observed => (wire::Outcome::Observed, 0),
+        Outcome::SignalSent => (wire::Outcome::SignalSent, 0),
+        Outcome::SignalFailed(errno) => (wire::Outcome::SignalFailed, errno),
+        Outcome::SparedInit => (wire::Outcome::SparedInit, 0),
+        Outcome::SparedKernelThread => (wire::Outcome::SparedKernelThread, 0),
+        Outcome::SparedAgent => (wire::Outcome::SparedAgent, 0),
+        Outcome::Denied => (wire::Outcome::Denied, 0),
     }
 }
 
@@ -393,11 +435,16 @@ impl Action {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
 
-    use super::*;
+    use super::{super::encode, *};
 
+    /// Mostly short; sometimes long enough for a length of three bytes.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
-        prop::collection::vec(any::<u8>(), 0..20)
+        prop_oneof![
+            9 => prop::collection::vec(any::<u8>(), 0..20),
+            1 => (any::<u8>(), 120..20_000_usize).prop_map(|(byte, count)| vec![byte; count]),
+        ]
     }
 
     fn name() -> impl Strategy<Value = String> {
@@ -472,7 +519,7 @@ mod tests {
             )
                 .prop_map(|(syscall, result, asked, file, argv, rest)| Fact::Exec(
                     Exec {
-                        syscall,
+                        syscall: syscall.into(),
                         result,
                         interpreter: asked.clone(),
                         path_as_asked: asked,
@@ -491,7 +538,7 @@ mod tests {
                 any::<(i32, bool, bool, u32, u32, i32)>(),
             )
                 .prop_map(|(syscall, asked, file, rest)| Fact::Open(Open {
-                    syscall,
+                    syscall: syscall.into(),
                     result: rest.0,
                     path_as_asked: asked,
                     path_as_asked_truncated: rest.1,
@@ -505,7 +552,7 @@ mod tests {
                 child_tgid: ids.0,
                 child_tid: ids.1,
                 child_start_boot_ns: ids.2,
-                child_comm,
+                child_comm: Comm::from_vec(child_comm),
             })),
             (
                 any::<(u32, u32, bool, u64, u64)>(),
@@ -535,12 +582,12 @@ mod tests {
                 euid: ids.7,
                 egid: ids.8,
                 cgroup_id: ids.9,
-                ancestors: vec![Ancestor { tgid: ids.3, start_boot_ns: ids.4, comm: comm.clone(), exe: exe.clone() }],
-                comm,
-                exe,
-                user,
-                cgroup_path,
-                container_id,
+                ancestors: vec![Ancestor { tgid: ids.3, start_boot_ns: ids.4, comm: Comm::from_slice(&comm), exe: exe.clone().into() }],
+                comm: Comm::from_vec(comm),
+                exe: exe.into(),
+                user: user.into(),
+                cgroup_path: cgroup_path.into(),
+                container_id: container_id.into(),
                 from_proc,
             }
         }
@@ -565,6 +612,10 @@ mod tests {
                 verdict,
                 fact,
             };
+            let generated = wire::EventList { events: vec![event.clone().into()] };
+            let mut encoded = Vec::new();
+            encode::append_to_list(&mut encoded, &event);
+            prop_assert_eq!(encoded, generated.encode_to_vec());
             prop_assert_eq!(Event::try_from(wire::Event::from(event.clone())), Ok(event));
         }
     }

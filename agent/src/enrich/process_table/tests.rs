@@ -18,7 +18,7 @@ fn process(tgid: u32, parent: u32) -> Process {
         start_boot_ns: u64::from(tgid) * 1_000_000_000 + 123,
         parent_tgid: parent,
         parent_start_boot_ns: u64::from(parent) * 1_000_000_000 + 123,
-        comm: format!("c{tgid}").into_bytes(),
+        comm: Comm::from_vec(format!("c{tgid}").into_bytes()),
         ..Process::default()
     }
 }
@@ -88,13 +88,13 @@ fn lineage_goes_from_parent_to_init() {
         .process
         .ancestors
         .iter()
-        .map(|ancestor| (ancestor.tgid, ancestor.exe.as_slice()))
+        .map(|ancestor| (ancestor.tgid, &*ancestor.exe))
         .collect();
     assert_eq!(
         ancestors,
         [(10, b"/bin/bash".as_slice()), (1, b"/sbin/init")]
     );
-    assert_eq!(opened.process.exe, b"/bin/bash");
+    assert_eq!(*opened.process.exe, *b"/bin/bash");
     assert!(!opened.process.from_proc);
     assert_eq!(
         opened.process.ancestors[0].start_boot_ns,
@@ -146,7 +146,7 @@ fn failed_exec_keeps_the_image() {
     table.adopt(vec![running(10, 1, "/bin/bash")]);
     let mut failed = exec(process(10, 1), "/bin/nothing", -2);
     table.observe(&mut failed, &nothing());
-    assert_eq!(failed.process.exe, b"/bin/bash");
+    assert_eq!(*failed.process.exe, *b"/bin/bash");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn reused_number_is_another_process() {
     };
     let mut opened = event(reborn, Fact::Open(Open::default()));
     table.observe(&mut opened, &nothing());
-    assert_eq!(opened.process.exe, b"");
+    assert_eq!(*opened.process.exe, *b"");
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn open_record_keeps_every_field() {
             gid: 11,
             euid: 12,
             egid: 13,
-            comm: b"cat".to_vec(),
+            comm: b"cat".as_slice().into(),
             cgroup_id: 55,
             ..Process::default()
         }
@@ -94,7 +94,7 @@ fn open_record_keeps_every_field() {
     assert_eq!(
         sample.fact,
         Fact::Open(Open {
-            syscall: "openat".to_owned(),
+            syscall: "openat".into(),
             result: -13,
             path_as_asked: b"file".to_vec(),
             path_as_asked_truncated: false,

@@ -45,7 +45,7 @@ fn push(session: &mut Session, count: usize, now: Instant) {
             verdict: None,
             fact: Fact::Open(Open::default()),
         };
-        session.push(event, now);
+        session.push(&event, now);
     }
 }
 
