@@ -3,6 +3,8 @@
 //! - **kernel**: instructions for one open+close and one fork+exec, with and
 //!   without the agent, in one machine that counts them (`-icount`). The
 //!   agent's own work until everything is delivered is part of the cost.
+//! - **agent**: instructions for one event in the agent, from the record to a
+//!   printed line or a compressed batch; Valgrind counts them.
 //! - **burst**: 200,000 opens at full speed, and what became of each.
 //! - **ingest**: events a second that a collector takes durably over mutual
 //!   TLS, from batches that were encoded beforehand.
@@ -10,6 +12,7 @@
 //! Instructions repeat within a few percent and leave out caches; wall times
 //! of an emulated machine say nothing about a real one, ratios do.
 
+mod agent;
 mod burst;
 mod ingest;
 mod kernel;
@@ -28,6 +31,8 @@ use crate::setup::{self, Kernel, Need};
 pub enum Part {
     /// Instructions for each system call.
     Kernel,
+    /// Instructions for each event in the agent.
+    Agent,
     /// 200,000 opens at full speed.
     Burst,
     /// The collector's durable ingest.
@@ -36,7 +41,7 @@ pub enum Part {
 
 impl Part {
     /// All of them, in the order they run.
-    pub const ALL: [Self; 3] = [Self::Kernel, Self::Burst, Self::Ingest];
+    pub const ALL: [Self; 4] = [Self::Kernel, Self::Agent, Self::Burst, Self::Ingest];
 }
 
 /// Runs parts of the benchmark, prints ratios and writes the figures.
@@ -56,6 +61,7 @@ pub fn run(layout: &Layout, parts: &[Part], json: Option<&Path>) -> Result<()> {
                 }
                 ("kernel", Value::Object(kernels))
             }
+            Part::Agent => ("agent", agent::run(layout)?),
             Part::Burst => ("burst", burst::run(layout, &binaries)?),
             Part::Ingest => ("ingest", ingest::run(layout, &binaries)?),
         };
