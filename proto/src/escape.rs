@@ -135,7 +135,7 @@ fn are_plain(word: u64, quoting: Quoting) -> bool {
     // The highest bit of a byte: set where it is below `limit`, for the lowest
     // such byte at least.
     let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
-    let is = |byte: u8| below(word ^ ONES * u64::from(byte), 1);
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
     let quotes = match quoting {
         Quoting::Bare => 0,
         Quoting::Quoted => is(b'"'),

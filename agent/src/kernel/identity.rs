@@ -68,7 +68,7 @@ fn generation(path: &str) -> Option<u32> {
 /// (include/linux/kdev_t.h: 12 bits major, 20 bits minor).
 fn kernel_device(device: u64) -> Option<u32> {
     let (major, minor) = (libc::major(device), libc::minor(device));
-    (major < 1 << 12 && minor < 1 << 20).then(|| major << 20 | minor)
+    (major < 1 << 12 && minor < 1 << 20).then_some(major << 20 | minor)
 }
 
 #[cfg(test)]
