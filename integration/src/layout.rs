@@ -44,9 +44,9 @@ impl Layout {
         self.prepared().join("kernels").join(release)
     }
 
-    /// The Debian userland that every machine starts from.
-    pub fn rootfs(&self) -> PathBuf {
-        self.prepared().join("rootfs.ext4")
+    /// The image of a Debian userland that machines start from.
+    pub fn userland(&self, name: &str) -> PathBuf {
+        self.prepared().join(name).with_extension("ext4")
     }
 
     /// The OpenTelemetry receiver's virtual environment.

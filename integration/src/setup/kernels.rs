@@ -44,6 +44,24 @@ impl Kernel {
         }
     }
 
+    /// The package that holds the newest build of this kernel.
+    fn image_package(self) -> Result<String> {
+        apt::depends(self.package())?
+            .into_iter()
+            .find(|package| package.starts_with("linux-image-"))
+            .with_context(|| format!("{} depends on no kernel", self.package()))
+    }
+
+    /// The packages with this kernel's headers: its own and the ones that all
+    /// kernels of its version share.
+    pub(super) fn header_packages(self) -> Result<[String; 2]> {
+        let own = self
+            .image_package()?
+            .replace("linux-image-", "linux-headers-");
+        let shared = own.replace("-cloud-amd64", "-common");
+        Ok([own, shared])
+    }
+
     /// The image to boot.
     pub fn image(self, layout: &Layout) -> PathBuf {
         layout.kernel(self.release()).join("vmlinuz")
@@ -71,10 +89,7 @@ pub(super) fn prepare(layout: &Layout, kernel: Kernel) -> Result<()> {
     }
 
     apt::ensure_known(&[kernel.package(), "busybox-static"])?;
-    let image_package = apt::depends(kernel.package())?
-        .into_iter()
-        .find(|package| package.starts_with("linux-image-"))
-        .with_context(|| format!("{} depends on no kernel", kernel.package()))?;
+    let image_package = kernel.image_package()?;
 
     let mut step = Step::start(&name, &format!("fetching {image_package}"));
     let folder = layout.kernel(kernel.release());

@@ -22,6 +22,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use kernels::Kernel;
+pub use rootfs::Userland;
 pub use toolchain::Toolchain;
 
 use crate::layout::Layout;
@@ -41,10 +42,7 @@ pub enum Need {
 /// # Errors
 /// When something is missing that this process may not or cannot bring.
 pub fn prepare(layout: &Layout, need: Need) -> Result<()> {
-    fs::create_dir_all(layout.prepared())
-        .with_context(|| format!("cannot create {}", layout.prepared().display()))?;
-    let _lock = lock(&layout.prepared().join("setup.lock"))?;
-
+    let _lock = lock(layout)?;
     eprintln!("setup:");
     host::prepare(need)?;
     toolchain::prepare(layout)?;
@@ -52,14 +50,26 @@ pub fn prepare(layout: &Layout, need: Need) -> Result<()> {
         for kernel in Kernel::ALL {
             kernels::prepare(layout, kernel)?;
         }
-        rootfs::prepare(layout)?;
+        rootfs::prepare(layout, Userland::Plain)?;
         receiver::prepare(layout)?;
     }
     Ok(())
 }
 
+/// Prepares the tools that the benchmark compares with, after [`prepare`].
+///
+/// # Errors
+/// As for [`prepare`].
+pub fn prepare_peers(layout: &Layout) -> Result<()> {
+    let _lock = lock(layout)?;
+    rootfs::prepare(layout, Userland::Peers)
+}
+
 /// Waits until no other set-up works in the same folder.
-fn lock(path: &Path) -> Result<File> {
+fn lock(layout: &Layout) -> Result<File> {
+    let folder = layout.prepared();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let path = &folder.join("setup.lock");
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     if file.try_lock().is_err() {
         progress::ready("waiting", "another set-up is at work in this folder");

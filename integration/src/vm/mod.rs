@@ -37,7 +37,7 @@ pub use tar::Placed;
 pub use wire::Outcome;
 
 use crate::layout::Layout;
-use crate::setup::Kernel;
+use crate::setup::{Kernel, Userland};
 use crate::{offspring, outside};
 use job::JobState;
 use wire::{Reply, Request};
@@ -65,6 +65,8 @@ pub struct Spec {
     pub name: String,
     /// Its kernel.
     pub kernel: Kernel,
+    /// What is on its disk.
+    pub userland: Userland,
     /// Files laid over the root file system before anything runs.
     pub files: Vec<Placed>,
     /// Memory in MiB.
@@ -89,6 +91,7 @@ impl Spec {
         Self {
             name: name.to_owned(),
             kernel,
+            userland: Userland::Plain,
             files: Vec::new(),
             memory_mib: 1024,
             clock: Clock::Wall,

@@ -23,7 +23,8 @@ pub(super) fn command(
     folder: &Path,
 ) -> Result<Command> {
     let kernel = spec.kernel.image(layout);
-    if !kernel.is_file() || !layout.rootfs().is_file() {
+    let userland = spec.userland.image(layout);
+    if !kernel.is_file() || !userland.is_file() {
         bail!("the machines are not prepared; run: cargo xtask setup");
     }
     let qemu = outside::which("qemu-system-x86_64")
@@ -60,12 +61,7 @@ pub(super) fn command(
             spec.name
         ),
     ]);
-    disk(
-        &mut command,
-        "root",
-        &quoted(&layout.rootfs()),
-        "snapshot=on",
-    );
+    disk(&mut command, "root", &quoted(&userland), "snapshot=on");
     disk(&mut command, "files", &in_folder("files"), "readonly=on");
     // No romfile: the network boot ROMs are a package of their own.
     command.args(["-netdev", "user,id=net"]);

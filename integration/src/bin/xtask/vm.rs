@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use shrike_integration::build::{self, What};
 use shrike_integration::layout::Layout;
-use shrike_integration::setup::{self, Kernel, Need};
+use shrike_integration::setup::{self, Kernel, Need, Userland};
 use shrike_integration::vm::{Clock, Job, Machine, Outcome, Placed, Spec};
 
 /// Between two looks at a running command's output.
@@ -22,6 +22,9 @@ pub struct Vm {
     /// The kernel to boot.
     #[arg(long, value_enum, default_value = "6.12")]
     kernel: Kernel,
+    /// What is on its disk.
+    #[arg(long, value_enum, default_value = "plain")]
+    userland: Userland,
     /// A file to place in the machine, executable: FILE:/path/in/machine.
     #[arg(long = "copy", value_name = "FILE:PATH", value_parser = placed)]
     copies: Vec<Placed>,
@@ -46,12 +49,16 @@ impl Vm {
     /// Does it; the exit code is the command's.
     pub fn run(self, layout: &Layout) -> Result<ExitCode> {
         setup::prepare(layout, Need::Machines)?;
+        if self.userland == Userland::Peers {
+            setup::prepare_peers(layout)?;
+        }
         let mut built = build::run(layout, What::Guest)?;
         let runner = built
             .remove("shrike-guest")
             .context("no shrike-guest was built")?;
         let mut spec = Spec::new("machine", self.kernel);
         spec.files = self.copies;
+        spec.userland = self.userland;
         spec.memory_mib = self.memory;
         if self.icount {
             spec.clock = Clock::Instructions;
