@@ -1,173 +1,175 @@
-//! The cost of a system call, in instructions.
+//! The cost of a system call, in instructions, beside the peers' in the same
+//! machine.
 //!
 //! ```text
-//! cost = (processor time of the load + processor time of the agent until it
-//!         has nothing left to do) / operations
+//! cost = (processor time of the load + processor time of what watches it,
+//!         until that has nothing left to do) / operations
 //! ```
 //!
 //! On one processor whose clock is its instruction counter both are exact,
-//! and it does not matter when the agent gets its turn.
+//! and it does not matter when the watcher gets its turn. A peer that loses
+//! events gets cheaper by it; what peers lose is not counted here.
 
-use std::time::Duration;
+mod contender;
+mod load;
+mod policy;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::{Map, Value, json};
 
 use crate::build::Binaries;
 use crate::layout::Layout;
-use crate::setup::Kernel;
-use crate::vm::{Clock, Job, Machine, Outcome, Spec};
-
-/// `-icount shift=1`: two nanoseconds for each instruction.
-const NANOSECONDS_PER_INSTRUCTION: f64 = 2.0;
+use crate::progress::Step;
+use crate::setup::{Kernel, Userland};
+use crate::vm::{Clock, Machine, Spec};
+use contender::{CONTENDERS, Contender, Memory, Running};
+use load::LOADS;
 
 /// Each figure is the median of so many runs.
 const RUNS: usize = 3;
 
-const LOAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// bcc and bpftrace carry a compiler, which wants memory.
+const MEMORY_MIB: u32 = 2048;
 
-/// A policy like one in use: exact files, directories, command names and an
-/// exception, none of which the load meets.
-const POLICY: &str = "\
-apiVersion: shrike/v1
-kind: Policy
-metadata: {name: bench}
-spec:
-  mode: enforce
-  rules:
-    - name: shadow
-      on: open
-      paths: [/etc/shadow, /etc/gshadow, /etc/ssl/private/]
-      access: [read, write]
-      unless: {exe: [/usr/bin/passwd, /usr/sbin/sshd]}
-      action: kill
-    - {name: no-netcat, on: exec, comm: [nc, ncat], action: kill}
-";
+/// How long a contender is left alone to see what it costs at rest, in the
+/// machine's seconds.
+const REST_SECONDS: u32 = 60;
 
-/// A load, and how often it is done in one run.
-const LOADS: [(&str, &str, u64); 2] = [
-    ("open_close", "opens", 20_000),
-    ("fork_exec", "execs", 1_000),
-];
+/// What one contender costs.
+struct Costs {
+    /// Instructions for an operation of each load.
+    instructions: Vec<f64>,
+    rest: Option<Rest>,
+    /// Events that it says it lost.
+    lost: Option<u64>,
+}
 
-/// What the agent does while the load runs.
-const SETTINGS: [(&str, Option<&[&str]>); 3] = [
-    ("none", None),
-    (
-        "policy",
-        Some(&["watch", "--opens", "matched", "--policy", "/tmp/bench.yaml"]),
-    ),
-    (
-        "recorded",
-        Some(&["watch", "--opens", "all", "--policy", "/tmp/bench.yaml"]),
-    ),
-];
+/// What a contender takes when nothing happens.
+struct Rest {
+    cpu_percent: f64,
+    memory: Memory,
+}
 
 /// Measures on one kernel.
 pub(super) fn run(layout: &Layout, binaries: &Binaries, kernel: Kernel) -> Result<Value> {
-    println!("\nkernel {kernel}: instructions for each operation (-icount, one processor)");
+    println!(
+        "\nkernel {kernel}: instructions for one operation (-icount, one processor), and how \
+         many times bare that is"
+    );
     let mut spec = Spec::new("bench", kernel).program(&binaries.agent, "/usr/bin/shrike-agent");
     spec.clock = Clock::Instructions;
+    spec.userland = Userland::Peers;
+    spec.memory_mib = MEMORY_MIB;
     let machine = Machine::boot(layout, &binaries.guest, spec)?;
-    machine.write("/tmp/bench.yaml", 0o644, POLICY.as_bytes())?;
+    machine.write(policy::PATH, 0o644, policy::document().as_bytes())?;
+    load::plant(&machine)?;
 
-    let mut figures = serde_json::Map::new();
-    for (load, words, count) in LOADS {
-        let mut bare = 0.0;
-        for (setting, arguments) in SETTINGS {
-            let agent = arguments
-                .map(|arguments| start(&machine, arguments))
-                .transpose()?;
-            let mut costs = Vec::new();
-            measure(&machine, agent.as_ref(), words, count / 10)?;
-            for _ in 0..RUNS {
-                costs.push(measure(&machine, agent.as_ref(), words, count)?);
+    print!("  {:<34}", "");
+    for load in &LOADS {
+        print!("{:>22}", load.title);
+    }
+    println!("{:>12}{:>12}", "at rest", "resident");
+    let mut bare = Vec::new();
+    let mut figures = Map::new();
+    for contender in &CONTENDERS {
+        let figure = match measure(&machine, contender) {
+            Ok(costs) => {
+                if bare.is_empty() {
+                    bare.clone_from(&costs.instructions);
+                }
+                show(contender, &costs, &bare);
+                to_json(&costs, &bare)
             }
-            costs.sort_by(f64::total_cmp);
-            let cost = costs[RUNS / 2];
-            if let Some(agent) = agent {
-                agent.signal(15)?;
-                agent.wait(LOAD_TIMEOUT)?;
-            } else {
-                bare = cost;
+            // A peer that does not run on this kernel is a finding; that
+            // Shrike does not is a failure.
+            Err(error) if contender.is_peer() => {
+                println!("  {:<34}does not run: {error:#}", contender.title);
+                json!({ "error": format!("{error:#}") })
             }
-            let ratio = cost / bare;
-            println!("  {load:<11} {setting:<9} {cost:>9.0}   {ratio:.2}");
-            figures.insert(
-                format!("{load}.{setting}"),
-                json!({ "instructions": cost.round(), "ratio": (ratio * 1000.0).round() / 1000.0 }),
-            );
-        }
+            Err(error) => return Err(error.context(contender.title)),
+        };
+        figures.insert(contender.name.to_owned(), figure);
     }
     Ok(Value::Object(figures))
 }
 
-/// Starts the agent, its output read and thrown away by the kernel.
-fn start(machine: &Machine, arguments: &[&str]) -> Result<Job> {
-    let script = format!("exec shrike-agent {} >/dev/null", arguments.join(" "));
-    let job = machine.command("sh").args(["-c", &script]).spawn()?;
-    job.wait_for(LOAD_TIMEOUT, "prints ready", |_, stderr| {
-        let stderr = String::from_utf8_lossy(stderr);
-        stderr
-            .lines()
-            .any(|line| line.trim() == "ready")
-            .then_some(())
-    })?;
-    rest(machine, &job)?;
-    Ok(job)
-}
-
-/// Instructions for one operation.
-fn measure(machine: &Machine, agent: Option<&Job>, load: &str, count: u64) -> Result<f64> {
-    let spent = |agent: Option<&Job>| agent.map_or(Ok(0), |agent| spent(machine, agent));
-    let before = spent(agent)?;
-    let ran = machine
-        .command("/usr/lib/shrike/guest")
-        .args(["work", load, "--count", &count.to_string()])
-        .timeout(LOAD_TIMEOUT)
-        .run()?;
-    ensure!(
-        ran.outcome == Outcome::SUCCESS,
-        "the load: {}",
-        ran.stderr_text()
-    );
-    if let Some(agent) = agent {
-        rest(machine, agent)?;
+fn measure(machine: &Machine, contender: &Contender) -> Result<Costs> {
+    let mut step = Step::start("bench", &format!("{}: starting", contender.title));
+    let running = Running::start(machine, contender)?;
+    let mut instructions = Vec::new();
+    for load in &LOADS {
+        step.update(&format!("{}: {}", contender.title, load.title));
+        load.run(machine, &running, load.count / 10)?;
+        let mut costs = (0..RUNS)
+            .map(|_| load.run(machine, &running, load.count))
+            .collect::<Result<Vec<f64>>>()?;
+        costs.sort_by(f64::total_cmp);
+        instructions.push(costs[RUNS / 2]);
     }
-    let after = spent(agent)?;
-    let report: Value = serde_json::from_str(&ran.stdout_text()).context("the load's report")?;
-    let load = report["cpu_nanoseconds"]
-        .as_u64()
-        .context("the load's time")?;
-    let nanoseconds = (load + (after - before)) as f64;
-    Ok(nanoseconds / NANOSECONDS_PER_INSTRUCTION / count as f64)
-}
-
-/// Processor time of all of the agent's threads, nanoseconds.
-fn spent(machine: &Machine, agent: &Job) -> Result<u64> {
-    let text = machine.shell(&format!("cat /proc/{}/task/*/schedstat", agent.pid()))?;
-    text.lines()
-        .map(|line| {
-            let first = line.split(' ').next().unwrap_or_default();
-            first
-                .parse::<u64>()
-                .with_context(|| format!("schedstat: {line}"))
+    let rest = if contender.is_nothing() {
+        None
+    } else {
+        step.update(&format!("{}: at rest", contender.title));
+        let before = running.spent()?;
+        machine.shell(&format!("sleep {REST_SECONDS}"))?;
+        let spent = running.spent()? - before;
+        Some(Rest {
+            cpu_percent: spent as f64 / 1e9 / f64::from(REST_SECONDS) * 100.0,
+            memory: running.memory()?,
         })
-        .sum()
+    };
+    let lost = running.stop()?;
+    step.done(contender.title);
+    Ok(Costs {
+        instructions,
+        rest,
+        lost,
+    })
 }
 
-/// Waits until the agent has nothing left to do but to watch this very
-/// question being asked, which is a shell and some dozen opens.
-fn rest(machine: &Machine, agent: &Job) -> Result<()> {
-    /// Nanoseconds: a percent or two of the time between two looks, and next
-    /// to nothing beside thousands of operations.
-    const LITTLE: u64 = 15_000_000;
-    for _ in 0..100 {
-        let before = spent(machine, agent)?;
-        machine.shell("sleep 0.5")?;
-        if spent(machine, agent)? - before < LITTLE {
-            return Ok(());
-        }
+fn show(contender: &Contender, costs: &Costs, bare: &[f64]) {
+    print!("  {:<34}", contender.title);
+    for (cost, bare) in costs.instructions.iter().zip(bare) {
+        print!("{cost:>14.0} {:>7.2}", cost / bare);
     }
-    anyhow::bail!("the agent does not come to rest")
+    if let Some(rest) = &costs.rest {
+        print!(
+            "{:>10.2} %{:>9.1} MB",
+            rest.cpu_percent,
+            megabytes(rest.memory.resident_kib)
+        );
+    }
+    match costs.lost {
+        None | Some(0) => println!(),
+        Some(lost) => println!("   lost {lost}"),
+    }
+}
+
+fn megabytes(kib: u64) -> f64 {
+    kib as f64 * 1024.0 / 1e6
+}
+
+fn to_json(costs: &Costs, bare: &[f64]) -> Value {
+    let mut object = Map::new();
+    for ((load, cost), bare) in LOADS.iter().zip(&costs.instructions).zip(bare) {
+        let ratio = (cost / bare * 1000.0).round() / 1000.0;
+        object.insert(
+            load.name.to_owned(),
+            json!({ "instructions": cost.round(), "ratio": ratio }),
+        );
+    }
+    if let Some(rest) = &costs.rest {
+        object.insert(
+            "rest".to_owned(),
+            json!({
+                "cpu_percent": (rest.cpu_percent * 1000.0).round() / 1000.0,
+                "resident_kib": rest.memory.resident_kib,
+                "anonymous_kib": rest.memory.anonymous_kib,
+            }),
+        );
+    }
+    if let Some(lost) = costs.lost {
+        object.insert("lost".to_owned(), lost.into());
+    }
+    Value::Object(object)
 }

@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: what Shrike costs and what it can take.
 //!
-//! - **kernel**: instructions for one open+close and one fork+exec, with and
-//!   without the agent, in one machine that counts them (`-icount`). The
-//!   agent's own work until everything is delivered is part of the cost.
+//! - **kernel**: instructions for one open+close and one fork+exec, with
+//!   nobody watching, with the agent and with its peers, in one machine that
+//!   counts them (`-icount`). What a watcher itself does until everything is
+//!   delivered is part of the cost.
 //! - **agent**: instructions for one event in the agent, from the record to a
 //!   printed line or a compressed batch; Valgrind counts them.
 //! - **burst**: 200,000 opens at full speed, and what became of each.
@@ -48,18 +49,22 @@ impl Part {
 ///
 /// # Errors
 /// When a part cannot be measured, or the file not be written.
-pub fn run(layout: &Layout, parts: &[Part], json: Option<&Path>) -> Result<()> {
+pub fn run(layout: &Layout, parts: &[Part], kernels: &[Kernel], json: Option<&Path>) -> Result<()> {
     setup::prepare(layout, Need::Machines)?;
+    if parts.contains(&Part::Kernel) {
+        setup::prepare_peers(layout)?;
+    }
     let binaries = Binaries::build(layout, What::Release)?;
     let mut figures = Map::new();
     for part in parts {
         let (name, value) = match part {
             Part::Kernel => {
-                let mut kernels = Map::new();
-                for kernel in [Kernel::V6_12, Kernel::V6_1] {
-                    kernels.insert(kernel.to_string(), kernel::run(layout, &binaries, kernel)?);
+                let mut figures = Map::new();
+                for kernel in kernels {
+                    let figure = kernel::run(layout, &binaries, *kernel)?;
+                    figures.insert(kernel.to_string(), figure);
                 }
-                ("kernel", Value::Object(kernels))
+                ("kernel", Value::Object(figures))
             }
             Part::Agent => ("agent", agent::run(layout)?),
             Part::Burst => ("burst", burst::run(layout, &binaries)?),

@@ -9,6 +9,7 @@ mod proof;
 mod runner;
 mod work;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,15 @@ enum Command {
     Init,
     /// Serves the host.
     Serve,
+    /// Makes the files that `work files` opens.
+    Plant {
+        /// How many.
+        #[arg(long)]
+        count: u64,
+        /// Where.
+        #[arg(long, default_value = work::TREE)]
+        root: PathBuf,
+    },
     /// Puts a load on the kernel and prints how long it took, as JSON.
     #[command(subcommand)]
     Work(work::Work),
@@ -38,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Init => init::run(),
         Command::Serve => runner::serve(),
+        Command::Plant { count, root } => work::plant(&root, count),
         Command::Work(work) => work.run(),
         Command::Proof(proof) => proof.run(),
     };

@@ -1,12 +1,12 @@
 //! Loads: plain system calls in a loop, timed by the machine's own clock.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -25,6 +25,28 @@ pub enum Work {
         #[arg(long, default_value = "/etc/hostname")]
         path: PathBuf,
     },
+    /// Opens as many different files, each once.
+    Files {
+        /// How many.
+        #[arg(long)]
+        count: u64,
+        /// Where `plant` made them.
+        #[arg(long, default_value = TREE)]
+        root: PathBuf,
+    },
+    /// Opens different files at full speed: one process after the other, some
+    /// at a time, opens every file once.
+    Burst {
+        /// How many opens, over all processes.
+        #[arg(long)]
+        count: u64,
+        /// How many files there are.
+        #[arg(long)]
+        files: u64,
+        /// How many processes at a time.
+        #[arg(long, default_value_t = 2)]
+        threads: u64,
+    },
     /// Starts a program and waits for it, again and again.
     Execs {
         /// How often.
@@ -36,21 +58,35 @@ pub enum Work {
     },
 }
 
+/// Where [`plant`] makes files unless it is told otherwise.
+pub const TREE: &str = "/srv/tree";
+
 impl Work {
     /// Does it and prints `{"count":…,"nanoseconds":…,"cpu_nanoseconds":…}`;
     /// the processor's time is this process's own and its children's.
     pub fn run(self) -> Result<()> {
-        let (count, started) = (self.count(), Instant::now());
+        // Names are made before the clock runs.
+        let names: Vec<PathBuf> = match &self {
+            Self::Files { count, root } => (0..*count).map(|index| leaf(root, index)).collect(),
+            Self::Opens { .. } | Self::Burst { .. } | Self::Execs { .. } => Vec::new(),
+        };
+        let (count, cpu_before, started) = (self.count(), cpu_nanoseconds()?, Instant::now());
         match &self {
             Self::Opens {
                 count,
                 threads,
                 path,
             } => opens(*count, *threads, path)?,
+            Self::Files { .. } => names.iter().try_for_each(|name| open(name))?,
+            Self::Burst {
+                count,
+                files,
+                threads,
+            } => burst(count / files, *files, *threads)?,
             Self::Execs { count, program } => execs(*count, program)?,
         }
         let nanoseconds = started.elapsed().as_nanos();
-        let cpu_nanoseconds = cpu_nanoseconds()?;
+        let cpu_nanoseconds = cpu_nanoseconds()? - cpu_before;
         println!(
             "{{\"count\":{count},\"nanoseconds\":{nanoseconds},\
              \"cpu_nanoseconds\":{cpu_nanoseconds}}}"
@@ -60,7 +96,10 @@ impl Work {
 
     fn count(&self) -> u64 {
         match self {
-            Self::Opens { count, .. } | Self::Execs { count, .. } => *count,
+            Self::Opens { count, .. }
+            | Self::Files { count, .. }
+            | Self::Burst { count, .. }
+            | Self::Execs { count, .. } => *count,
         }
     }
 }
@@ -86,24 +125,64 @@ fn children_ticks(stat: &str) -> Option<i64> {
 }
 
 fn opens(count: u64, threads: u64, path: &Path) -> Result<()> {
+    share_out(count, threads, || open(path))
+}
+
+fn burst(rounds: u64, files: u64, threads: u64) -> Result<()> {
+    share_out(rounds, threads, || {
+        let status = Command::new("/proc/self/exe")
+            .args(["work", "files", "--count", &files.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .context("cannot start myself")?;
+        ensure!(
+            status.success(),
+            "a process of the burst ended with {status}"
+        );
+        Ok(())
+    })
+}
+
+/// Does something so many times, over threads.
+fn share_out(count: u64, threads: u64, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
     let share = |thread: u64| count / threads + u64::from(thread < count % threads);
     thread::scope(|scope| {
+        let work = &work;
         let workers: Vec<_> = (0..threads)
-            .map(|thread| {
-                scope.spawn(move || -> Result<()> {
-                    for _ in 0..share(thread) {
-                        File::open(path)
-                            .with_context(|| format!("cannot open {}", path.display()))?;
-                    }
-                    Ok(())
-                })
-            })
+            .map(|thread| scope.spawn(move || (0..share(thread)).try_for_each(|_| work())))
             .collect();
         for worker in workers {
-            worker.join().expect("a worker only opens files")?;
+            worker.join().expect("a worker does not panic")?;
         }
         Ok(())
     })
+}
+
+fn open(path: &Path) -> Result<()> {
+    File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(())
+}
+
+/// Makes files for [`Work::Files`], ten in a folder, four levels down.
+pub fn plant(root: &Path, count: u64) -> Result<()> {
+    for index in 0..count {
+        let path = leaf(root, index);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        fs::write(&path, "leaf\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    // What is not on the disk by the first measurement would be written
+    // during it.
+    rustix::fs::sync();
+    Ok(())
+}
+
+fn leaf(root: &Path, index: u64) -> PathBuf {
+    let [a, b, c] = [index / 1000, index / 100 % 10, index / 10 % 10];
+    root.join(format!("branch-{a}/{b}/{c}/leaf-{index}"))
 }
 
 fn execs(count: u64, program: &Path) -> Result<()> {
@@ -119,6 +198,17 @@ fn execs(count: u64, program: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_planted_can_be_opened_and_is_all_different() {
+        let folder = tempfile::tempdir().unwrap();
+        plant(folder.path(), 1234).unwrap();
+        let names: std::collections::BTreeSet<PathBuf> =
+            (0..1234).map(|index| leaf(folder.path(), index)).collect();
+        assert_eq!(names.len(), 1234);
+        names.iter().for_each(|name| open(name).unwrap());
+        assert!(open(&leaf(folder.path(), 1234)).is_err());
+    }
 
     #[test]
     fn childrens_time_is_found_behind_any_name() {

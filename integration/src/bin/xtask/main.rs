@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use shrike_integration::bench::{self, Part};
 use shrike_integration::demo::{self, Afterwards};
 use shrike_integration::layout::Layout;
-use shrike_integration::setup::{self, Need};
+use shrike_integration::setup::{self, Kernel, Need};
 
 /// Everything there is to do in this workspace.
 #[derive(Parser)]
@@ -29,6 +29,9 @@ enum Command {
         /// Only what building takes: no kernels, no QEMU.
         #[arg(long)]
         build_only: bool,
+        /// Also the tools that `bench kernel` compares with.
+        #[arg(long, conflicts_with = "build_only")]
+        peers: bool,
     },
     /// The main job on two real kernels, from nothing to a proven kill.
     Demo {
@@ -41,6 +44,9 @@ enum Command {
         /// Write every figure here too.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Only on these kernels (the part `kernel`).
+        #[arg(long = "kernel", value_name = "KERNEL", value_enum)]
+        kernels: Vec<Kernel>,
         /// Only these parts.
         #[arg(value_enum)]
         parts: Vec<Part>,
@@ -66,13 +72,16 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let layout = Layout::here();
     match command {
-        Command::Setup { build_only } => {
+        Command::Setup { build_only, peers } => {
             let need = if build_only {
                 Need::Build
             } else {
                 Need::Machines
             };
             setup::prepare(&layout, need)?;
+            if peers {
+                setup::prepare_peers(&layout)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo { keep } => {
@@ -84,13 +93,22 @@ fn run(command: Command) -> Result<ExitCode> {
             demo::run(&layout, afterwards)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Bench { json, parts } => {
+        Command::Bench {
+            json,
+            kernels,
+            parts,
+        } => {
             let parts = if parts.is_empty() {
                 &Part::ALL
             } else {
                 &parts[..]
             };
-            bench::run(&layout, parts, json.as_deref())?;
+            let kernels = if kernels.is_empty() {
+                &Kernel::ALL
+            } else {
+                &kernels[..]
+            };
+            bench::run(&layout, parts, kernels, json.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Proof(proof) => proof.run(&layout),
