@@ -1,4 +1,8 @@
 //! 200,000 opens at full speed, through the whole system.
+//!
+//! Each is an event of its own also where the agent reports a process's first
+//! open of a file only: twenty processes open ten thousand files once each,
+//! two processes at a time.
 
 use std::time::Duration;
 
@@ -12,10 +16,12 @@ use crate::vm::Outcome;
 
 const OPENS: u64 = 200_000;
 
+const FILES: u64 = 10_000;
+
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 pub(super) fn run(layout: &Layout, binaries: &Binaries) -> Result<Value> {
-    println!("\nburst: {OPENS} opens on two threads, default ring");
+    println!("\nburst: {OPENS} opens by two processes at a time, default ring");
     let fleet = Fleet::start(layout, binaries, &mut |line| eprintln!("  {line}"))?;
     let mut figures = Map::new();
     for node in &fleet.nodes {
@@ -24,21 +30,16 @@ pub(super) fn run(layout: &Layout, binaries: &Binaries) -> Result<Value> {
             let row = rows.into_iter().find(|row| row.name == node.name());
             row.context("the node is in the list")
         };
+        let guest = |arguments: &[&str]| {
+            let command = node.machine.command("/usr/lib/shrike/guest");
+            let ran = command.args(arguments.iter().copied()).timeout(TIMEOUT);
+            ran.run()
+        };
+        let (opens, files) = (OPENS.to_string(), FILES.to_string());
+        guest(&["plant", "--count", &files])?;
         fleet.settle(TIMEOUT)?;
         let before = row()?;
-        let ran = node
-            .machine
-            .command("/usr/lib/shrike/guest")
-            .args([
-                "work",
-                "opens",
-                "--threads",
-                "2",
-                "--count",
-                &OPENS.to_string(),
-            ])
-            .timeout(TIMEOUT)
-            .run()?;
+        let ran = guest(&["work", "burst", "--count", &opens, "--files", &files])?;
         ensure!(
             ran.outcome == Outcome::SUCCESS,
             "the load: {}",

@@ -23,6 +23,13 @@ pub const CLAIMS: &[Claim] = &[
 
 const OPENS: u64 = 200_000;
 
+/// Each process opens so many files once, so that every open is an event of
+/// its own also where only the first of a process and file is one.
+const FILES: u64 = 10_000;
+
+/// Where `shrike-guest plant` makes them.
+const TREE: &str = "/srv/tree/";
+
 /// An emulated kernel opens some ten thousand files a second with a probe on
 /// each, and the agent shares its two processors.
 const BURST_TIMEOUT: Duration = Duration::from_secs(300);
@@ -55,25 +62,27 @@ fn tiny_ring(fixture: &mut Fixture) -> Result<()> {
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
 }
 
-/// Opens a file again and again and insists that each time is either stored
+/// Opens many files at full speed and insists that each time is either stored
 /// or counted as lost; returns how many were lost.
 fn open_and_account(fixture: &Fixture, name: &str, opens: u64) -> Result<u64> {
-    let path = format!("/tmp/claim-burst-{opens}");
     let row = || -> Result<NodeRow> {
         let rows = fixture.fleet.ctl.nodes()?;
         let row = rows.into_iter().find(|row| row.name == name);
         row.context("the node is in the list")
     };
     let machine = &fixture.fleet.node(name).machine;
-    machine.shell(&format!("touch {path}"))?;
+    let files = FILES.to_string();
+    let guest = |arguments: &[&str]| {
+        let command = machine.command("/usr/lib/shrike/guest");
+        let ran = command.args(arguments.iter().copied());
+        ran.timeout(BURST_TIMEOUT).run()
+    };
+    guest(&["plant", "--count", &files])?;
     fixture.fleet.settle(BURST_TIMEOUT)?;
-    let before = row()?;
-    let ran = machine
-        .command("/usr/lib/shrike/guest")
-        .args(["work", "opens", "--threads", "2", "--path", &path])
-        .args(["--count", &opens.to_string()])
-        .timeout(BURST_TIMEOUT)
-        .run()?;
+    let filters = ["--node", name, "--kind", "open", "--path", TREE];
+    let (before, counted_before) = (row()?, fixture.fleet.ctl.count_events(&filters)?);
+    let opens_text = opens.to_string();
+    let ran = guest(&["work", "burst", "--count", &opens_text, "--files", &files])?;
     ensure!(
         ran.outcome == Outcome::SUCCESS,
         "the load: {}",
@@ -95,8 +104,7 @@ fn open_and_account(fixture: &Fixture, name: &str, opens: u64) -> Result<u64> {
         seen == stored + lost + filtered,
         "{name}: seen {seen}, stored {stored}, lost {lost}, filtered {filtered}"
     );
-    let filters = ["--node", name, "--kind", "open", "--path", &path];
-    let counted = fixture.fleet.ctl.count_events(&filters)?;
+    let counted = fixture.fleet.ctl.count_events(&filters)? - counted_before;
     ensure!(
         counted + lost >= opens,
         "{name}: {counted} opens in the store and {lost} lost are less than {opens}"
