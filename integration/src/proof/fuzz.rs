@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,9 +23,6 @@ const POLICY: &str = "/root/fuzz.yaml";
 
 /// Differences that are worth reading; the rest is counted.
 const SHOWN: usize = 10;
-
-/// Sets the seed, to see a failure again.
-pub const SEED_VARIABLE: &str = "SHRIKE_FUZZ_SEED";
 
 /// Rules about places in the trees, directories with a trailing slash. They
 /// only alert: the fuzz has to go on.
@@ -80,20 +77,13 @@ pub struct Opened {
     pub inode: u64,
 }
 
-/// The seed that the environment gives, or a new one.
+/// A seed that was not used before.
 ///
 /// # Errors
-/// When it is not a number.
-pub fn seed() -> Result<u64> {
-    match std::env::var(SEED_VARIABLE) {
-        Ok(seed) => seed
-            .parse()
-            .with_context(|| format!("{SEED_VARIABLE} is not a number: {seed}")),
-        Err(_) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            Ok(u64::from(now.subsec_nanos()) ^ now.as_secs())
-        }
-    }
+/// When the clock stands before 1970.
+pub fn new_seed() -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(now.as_secs() << 20 ^ u64::from(now.subsec_nanos()))
 }
 
 /// Runs the fuzz on a machine and returns how many opens there were, and how
@@ -119,7 +109,7 @@ pub fn run(machine: &Machine, seed: u64) -> Result<(usize, usize)> {
     ensure!(
         differences.is_empty(),
         "{} of {} opens are not as the guest itself resolves them \
-         ({SEED_VARIABLE}={seed} repeats it):\n{}",
+         (cargo xtask proof --seed {seed} repeats it):\n{}",
         differences.len(),
         opened.len(),
         differences[..differences.len().min(SHOWN)].join("\n")

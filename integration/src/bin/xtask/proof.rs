@@ -8,7 +8,7 @@ use clap::Args;
 use shrike_integration::build::{Binaries, What};
 use shrike_integration::layout::Layout;
 use shrike_integration::proof::case::Setting;
-use shrike_integration::proof::{self, table};
+use shrike_integration::proof::{self, fuzz, table};
 use shrike_integration::setup::{self, Kernel, Need};
 
 /// Attempts everything that a policy forbids, on every kernel and with every
@@ -21,6 +21,9 @@ pub struct Proof {
     /// Only under these settings; PROOF.md is left as it is then.
     #[arg(long, value_enum)]
     setting: Vec<Setting>,
+    /// Only the fuzz of path resolution, with this seed.
+    #[arg(long, conflicts_with = "setting")]
+    seed: Option<u64>,
 }
 
 impl Proof {
@@ -28,11 +31,20 @@ impl Proof {
     pub fn run(self, layout: &Layout) -> Result<ExitCode> {
         setup::prepare(layout, Need::Machines)?;
         let binaries = Binaries::build(layout, What::Development)?;
+        let kernels = or_all(&self.kernel, &Kernel::ALL);
+        if let Some(seed) = self.seed {
+            for &kernel in kernels {
+                let machine = proof::run::boot(layout, &binaries, kernel)?;
+                let (opens, succeeded) = fuzz::run(&machine, seed)?;
+                eprintln!("proof: {kernel}: {opens} random names, {succeeded} of them of files");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         let whole = self.kernel.is_empty() && self.setting.is_empty();
         let proof = proof::prove(
             layout,
             &binaries,
-            or_all(&self.kernel, &Kernel::ALL),
+            kernels,
             or_all(&self.setting, &Setting::ALL),
             &mut |line| eprintln!("proof: {line}"),
         )?;

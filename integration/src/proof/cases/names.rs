@@ -103,6 +103,12 @@ pub const CASES: &[Case] = &[
     )
     .about(Subject::Directory("guarded", "secret")),
     Case::bystander(
+        "reused-inode",
+        "a new file with the inode number of a protected one that is gone",
+        "It is another file: the number says nothing once its file is gone.",
+    )
+    .unless(&["rm"]),
+    Case::bystander(
         "excepted-program",
         "a program that the rule excepts",
         "`unless` excepts it.",

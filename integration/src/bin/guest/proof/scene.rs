@@ -33,7 +33,7 @@ const CONTENTS_MAX: u64 = 256;
 pub fn prepare() -> Result<Vec<Scene>> {
     clear()?;
     fs::create_dir_all(EXEMPT)?;
-    for program in ["cat", "ln", "mv"] {
+    for program in ["cat", "ln", "mv", "rm"] {
         copy_program(&format!("/usr/bin/{program}"), program)?;
     }
     let own = std::env::current_exe().context("no name of its own")?;

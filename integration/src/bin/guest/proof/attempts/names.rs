@@ -1,14 +1,17 @@
 //! One file under its many names, in the namespace and root that it lies in.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use shrike_integration::proof::case::SECRET;
 
 use super::super::call::{Call, Entry, text};
 use super::super::stage::{Stage, exempt, tell};
 use super::{Attempt, make_known, native, path_descriptor, plain, prepared, run_exempt};
+
+/// ext4 takes the first free inode of a directory's group.
+const REUSE_TRIES_MAX: usize = 1000;
 
 /// The attempts.
 pub const ATTEMPTS: &[Attempt] = &[
@@ -118,6 +121,19 @@ pub const ATTEMPTS: &[Attempt] = &[
         },
         |stage| stage.open(&stage.below("guarded-not/secret")),
     ),
+    plain("reused-inode", |stage| {
+        let inode = fs::metadata(&stage.target)?.ino();
+        run_exempt("rm", &[&stage.target])?;
+        // The file system gives the number out again, sooner or later.
+        for count in 0..REUSE_TRIES_MAX {
+            let newcomer = format!("{}/newcomer-{count}", stage.folder);
+            fs::write(&newcomer, SECRET)?;
+            if fs::metadata(&newcomer)?.ino() == inode {
+                return stage.open(&text(newcomer));
+            }
+        }
+        bail!("{REUSE_TRIES_MAX} files, and none has the inode {inode}");
+    }),
     plain("excepted-program", |stage| {
         stage.change(|| {
             let argv = [text("cat"), stage.path.clone()];

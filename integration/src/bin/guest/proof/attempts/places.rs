@@ -171,16 +171,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     prepared("overlay-merged", make_overlay, |stage| {
         stage.open(&stage.path)
     }),
-    prepared("overlay-lower", make_overlay, |stage| {
-        tell("another-file", "");
-        stage.named(&format!("{}/merged/secret", stage.folder));
-        stage.open(&stage.below("merged/secret"))
-    }),
-    prepared("overlay-upper", make_overlay, |stage| {
-        tell("another-file", "");
-        stage.named(&format!("{}/merged/secret", stage.folder));
-        stage.open(&stage.below("merged/secret"))
-    }),
+    prepared("overlay-lower", make_overlay, |stage| open_merged(stage)),
+    prepared("overlay-upper", make_overlay, |stage| open_merged(stage)),
     prepared("overlay-lower-directly", make_overlay, |stage| {
         stage.open(&stage.below("lower/secret"))
     }),
@@ -188,6 +180,14 @@ pub const ATTEMPTS: &[Attempt] = &[
 
 /// From include/uapi/linux/mount.h.
 const OPEN_TREE_CLONE: i32 = 1;
+
+/// Opens a layer's file through the overlay. The overlay opens it by itself,
+/// through a mount of its own that is attached nowhere.
+fn open_merged(stage: &Stage) -> Result<()> {
+    tell("another-file", "");
+    tell("nameless", "");
+    stage.open(&stage.below("merged/secret"))
+}
 
 /// A file that no rule is about.
 fn put_elsewhere(stage: &Stage) -> Result<()> {
