@@ -271,6 +271,8 @@ pub enum Where {
     Everywhere,
     /// Those whose hooks can only send a signal.
     Signals,
+    /// Those whose hooks refuse, and whose rules kill as well.
+    RefusingKills,
 }
 
 impl Where {
@@ -278,6 +280,7 @@ impl Where {
         match self {
             Self::Everywhere => true,
             Self::Signals => !setting.refuses(),
+            Self::RefusingKills => setting.refuses() && setting.action() == Action::Kill,
         }
     }
 }
@@ -309,7 +312,7 @@ pub struct Case {
     /// Names below [`EXEMPT`] that its rule excepts.
     pub exempt: &'static [&'static str],
     /// Where it does not end as every attempt should.
-    pub exception: Option<Exception>,
+    pub exceptions: [Option<Exception>; 2],
 }
 
 /// Why a signal comes too late for anything that changes a file.
@@ -326,7 +329,7 @@ impl Case {
             trigger: Trigger::Open,
             subject: Subject::File("secret"),
             exempt: &[],
-            exception: None,
+            exceptions: [None, None],
         }
     }
 
@@ -339,9 +342,24 @@ impl Case {
         }
     }
 
-    /// A change that a signal comes too late for.
+    /// An open that changes something: a signal comes too late for that.
+    pub const fn changing_open(name: &'static str, says: &'static str) -> Self {
+        Self::open(Class::Changes, name, says).except(
+            Where::Signals,
+            Must::Be(Ending {
+                done: true,
+                ..BY_SIGNAL
+            }),
+            CALL_COMPLETES,
+        )
+    }
+
+    /// A change without an open.
     pub const fn change(name: &'static str, says: &'static str) -> Self {
-        Self::open(Class::Changes, name, says).done_under_signals(CALL_COMPLETES)
+        Self::open(Class::Changes, name, says).only_where_refused(
+            "Changes that open nothing are judged by hooks that can refuse them, and by no \
+             others: a signal would come after the change.",
+        )
     }
 
     /// Something that no rule is about.
@@ -367,13 +385,9 @@ impl Case {
         Self { exempt, ..self }
     }
 
-    /// Where only signals are sent, it happens all the same.
-    pub const fn done_under_signals(self, why: &'static str) -> Self {
-        let must = Must::Be(Ending {
-            done: true,
-            ..BY_SIGNAL
-        });
-        self.except(Where::Signals, must, why)
+    /// Where only signals are sent, nobody judges it.
+    pub const fn only_where_refused(self, why: &'static str) -> Self {
+        self.except(Where::Signals, Must::Be(Ending::LEFT_ALONE), why)
     }
 
     /// Where only signals are sent, it may happen all the same.
@@ -388,10 +402,12 @@ impl Case {
 
     /// Ends otherwise.
     pub const fn except(self, at: Where, must: Must, why: &'static str) -> Self {
-        Self {
-            exception: Some(Exception { at, must, why }),
-            ..self
-        }
+        let new = Some(Exception { at, must, why });
+        let exceptions = match self.exceptions {
+            [None, second] => [new, second],
+            [first, _] => [first, new],
+        };
+        Self { exceptions, ..self }
     }
 
     /// Its folder.
@@ -431,20 +447,21 @@ impl Case {
     /// `on_unknown` decides.
     pub fn is_unresolvable(&self) -> bool {
         match self.subject {
-            Subject::BeyondLongest => true,
             Subject::Deep(_) => self.target()[1..].split('/').count() > COMPONENTS_MAX,
-            Subject::File(_) | Subject::Directory(..) | Subject::Longest | Subject::Command(_) => {
-                false
-            }
+            Subject::File(_)
+            | Subject::Directory(..)
+            | Subject::Longest
+            | Subject::BeyondLongest
+            | Subject::Command(_) => false,
         }
     }
 
     /// How it must end, and why where that is not what one would wish for.
     pub fn must(&self, setting: Setting) -> (Must, Option<&'static str>) {
-        if let Some(exception) = self.exception
-            && exception.at.covers(setting)
-        {
-            return (exception.must, Some(exception.why));
+        for exception in self.exceptions.iter().flatten() {
+            if exception.at.covers(setting) {
+                return (exception.must, Some(exception.why));
+            }
         }
         let ending = match setting {
             Setting::LsmKill => Ending {
@@ -522,7 +539,7 @@ mod tests {
 
     #[test]
     fn an_exception_holds_only_where_it_is_about() {
-        let case = Case::change("x", "x");
+        let case = Case::changing_open("x", "x");
         let done = Ending {
             done: true,
             ..BY_SIGNAL

@@ -105,6 +105,7 @@ pub fn run(machine: &Machine, seed: u64) -> Result<(usize, usize)> {
         ],
     )?;
     let events = watched.finish()?;
+    super::run::insist_on_health(machine)?;
     let differences = differences(&opened, &events);
     ensure!(
         differences.is_empty(),

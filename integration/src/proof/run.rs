@@ -21,8 +21,20 @@ const POLICY: &str = "/root/proof.yaml";
 /// its time for.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// All attempts take some ten seconds emulated.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// All attempts take some ten seconds emulated; a busy host takes longer.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// How a kernel's complaints begin.
+const COMPLAINTS: [&str; 5] = [
+    "BUG:",
+    "Oops:",
+    "WARNING:",
+    "general protection fault",
+    "rcu: INFO:",
+];
+
+/// Lines of a complaint, registers and call trace included.
+const COMPLAINT_LINES: usize = 60;
 
 /// SIGTERM.
 const TERMINATE: i32 = 15;
@@ -41,8 +53,36 @@ pub fn boot(layout: &Layout, binaries: &Binaries, kernel: Kernel) -> Result<Mach
 ///
 /// # Errors
 /// When a part cannot be carried out; that an attempt ends otherwise than it
-/// must is no error here.
+/// must is no error here. A kernel that complains is one, whatever else there
+/// was: hooks that hurt it prove nothing.
 pub fn run(machine: &Machine, setting: Setting) -> Result<Run> {
+    let run = make_attempts(machine, setting);
+    insist_on_health(machine)?;
+    run
+}
+
+/// Looks for complaints of the kernel on the machine's console.
+///
+/// # Errors
+/// When there is one; the error shows it.
+pub fn insist_on_health(machine: &Machine) -> Result<()> {
+    let console = machine.console();
+    let lines: Vec<&str> = console.lines().collect();
+    let first = lines
+        .iter()
+        .position(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)));
+    if let Some(first) = first {
+        let end = lines.len().min(first + COMPLAINT_LINES);
+        bail!(
+            "the kernel of {} complains:\n{}",
+            machine.name(),
+            lines[first..end].join("\n")
+        );
+    }
+    Ok(())
+}
+
+fn make_attempts(machine: &Machine, setting: Setting) -> Result<Run> {
     let before = lines(machine, &["prepare"])?;
     put_policy(machine, setting.action())?;
     let arguments = ["--attach", setting.attach(), "--opens", "all"];

@@ -33,7 +33,7 @@ policy protects. `cargo xtask proof` makes the attempts in virtual machines and 
 | **D** | denied: the system call failed with EPERM |
 | **K** | killed: the process was ended, and its exit event has the receipt |
 | words | what happened all the same: *read* (the contents), *ran* (the program), or what changed |
-| – | left alone: no verdict |
+| – | left alone: no verdict, and it happened |
 
 A number leads to the explanation below the table.
 ";
@@ -51,11 +51,7 @@ pub fn render(columns: &[Column]) -> String {
         text.push_str(&"---|".repeat(columns.len()));
         text.push('\n');
         for case in cases::all().filter(|case| case.class == class) {
-            let _ = write!(text, "| {} |", case.says);
-            for column in columns {
-                let _ = write!(text, " {} |", cell(case, column, &mut notes));
-            }
-            text.push('\n');
+            row(case, columns, &mut notes, &mut text);
         }
     }
     text.push_str("\n## Explanations\n\n");
@@ -79,11 +75,41 @@ impl Notes {
     }
 }
 
-fn cell(case: &Case, column: &Column, notes: &mut Notes) -> String {
+fn row(case: &Case, columns: &[Column], notes: &mut Notes, text: &mut String) {
+    let numbers: Vec<Option<usize>> = columns
+        .iter()
+        .map(|column| case.must(column.setting).1.map(|why| notes.number(why)))
+        .collect();
+    // What explains every column stands once, with the attempt.
+    let shared = numbers
+        .first()
+        .copied()
+        .flatten()
+        .filter(|first| numbers.iter().all(|number| *number == Some(*first)));
+    let link = |number: usize| format!(" [{number}](#explanations)");
+    let _ = write!(
+        text,
+        "| {}{} |",
+        case.says,
+        shared.map(link).unwrap_or_default()
+    );
+    for (column, number) in columns.iter().zip(numbers) {
+        let number = number.filter(|_| shared.is_none());
+        let _ = write!(
+            text,
+            " {}{} |",
+            cell(case, column),
+            number.map(link).unwrap_or_default()
+        );
+    }
+    text.push('\n');
+}
+
+fn cell(case: &Case, column: &Column) -> String {
     let Some(finding) = column.findings.iter().find(|found| found.case == case.name) else {
         return "?".to_owned();
     };
-    let (must, why) = case.must(column.setting);
+    let (must, _) = case.must(column.setting);
     let mut words = vec![letters(finding.ending)];
     match must {
         // What may happen or not is not worth a difference from run to run.
@@ -98,9 +124,6 @@ fn cell(case: &Case, column: &Column, notes: &mut Notes) -> String {
     }
     if !must.holds(finding.ending) {
         text.push_str(" (!)");
-    }
-    if let Some(why) = why {
-        let _ = write!(text, " [{}](#explanations)", notes.number(why));
     }
     text
 }

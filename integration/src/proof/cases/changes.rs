@@ -4,12 +4,12 @@ use crate::proof::case::{Case, Subject};
 
 /// The cases.
 pub const CASES: &[Case] = &[
-    Case::change("open-truncate", "open with `O_TRUNC`"),
-    Case::change("open-read-truncate", "open for reading with `O_TRUNC`"),
-    Case::change("creat", "creat"),
-    Case::change("compat-creat", "32-bit creat"),
-    Case::change("create", "create a protected name with `O_CREAT`"),
-    Case::change("create-below", "create a file in a protected directory")
+    Case::changing_open("open-truncate", "open with `O_TRUNC`"),
+    Case::changing_open("open-read-truncate", "open for reading with `O_TRUNC`"),
+    Case::changing_open("creat", "creat"),
+    Case::changing_open("compat-creat", "32-bit creat"),
+    Case::changing_open("create", "create a protected name with `O_CREAT`"),
+    Case::changing_open("create-below", "create a file in a protected directory")
         .about(Subject::Directory("guarded", "secret")),
     Case::change("truncate", "truncate"),
     Case::change("truncate-link", "truncate through a hard link"),

