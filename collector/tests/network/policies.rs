@@ -268,9 +268,9 @@ async fn mistakes_of_a_push_are_told_apart() {
         Code::Aborted
     );
     assert_eq!(code(push(0, Vec::new())).await, Code::InvalidArgument);
-    let mut deny = document("p", None);
-    deny.policy.as_mut().unwrap().rules[0].action = Action::Deny.into();
-    assert_eq!(code(push(0, vec![deny])).await, Code::InvalidArgument);
+    let mut idle = document("p", None);
+    idle.policy.as_mut().unwrap().rules[0].action = Action::Unspecified.into();
+    assert_eq!(code(push(0, vec![idle])).await, Code::InvalidArgument);
     let twice = vec![document("p", None), document("p", None)];
     assert_eq!(code(push(0, twice)).await, Code::InvalidArgument);
     let missing = policies
