@@ -13,7 +13,7 @@ use shrike_proto::{
 };
 
 /// A page that grew beyond this in a burst gives its memory back.
-const KEPT_BYTES_MAX: usize = 256 << 10;
+const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// The lines of some events.
 #[derive(Debug, Default)]
