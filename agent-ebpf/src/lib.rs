@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod counter;
 pub mod digest;
+pub mod guard_rail;
 pub mod matching;
 pub mod offset;
 pub mod plan;

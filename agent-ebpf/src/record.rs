@@ -168,6 +168,11 @@ pub enum Outcome {
     SparedAgent = 5,
     /// The operation was refused, and nothing else done.
     Denied = 6,
+    /// The process's program is never killed.
+    SparedProtected = 7,
+    /// The rule killed too many processes within a minute: nothing was
+    /// touched, and nothing will be until the next generation.
+    BreakerOpen = 8,
 }
 
 /// The path is longer or deeper than the programs walk, or unreadable.

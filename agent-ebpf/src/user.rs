@@ -3,6 +3,7 @@
 use crate::{
     counter::Counters,
     digest::Key,
+    guard_rail::{Kills, Program},
     offset::Offsets,
     plan::{Entry, Plan},
 };
@@ -17,3 +18,7 @@ unsafe impl aya::Pod for Offsets {}
 unsafe impl aya::Pod for Entry {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plan {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Program {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Kills {}

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::CONFIG_PATH,
-    kernel::{Attachment, Opens},
+    kernel::{Attachment, KILLS_PER_MINUTE_DEFAULT, Opens},
 };
 
 const EXIT_CODES: &str = "\
@@ -85,6 +85,10 @@ pub struct WatchArgs {
     /// How to attach the decisions; without it, the best way there is
     #[arg(long, value_enum)]
     pub attach: Option<AttachArg>,
+    /// Kills of one rule within a minute before it is only observed; 0: no
+    /// limit
+    #[arg(long, value_name = "KILLS", default_value_t = KILLS_PER_MINUTE_DEFAULT)]
+    pub kills_per_minute: u32,
     /// How to print events
     #[arg(short, long, value_enum, default_value_t = Output::Compact)]
     pub output: Output,

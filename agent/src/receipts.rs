@@ -71,6 +71,8 @@ fn asked(event: &Event) -> Option<Receipt> {
         | Outcome::SparedInit
         | Outcome::SparedKernelThread
         | Outcome::SparedAgent
+        | Outcome::SparedProtected
+        | Outcome::BreakerOpen
         | Outcome::Denied => return None,
     };
     Some(Receipt {

@@ -44,6 +44,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         ring_bytes: config.ring_bytes,
         opens: config.opens,
         attachment: config.attach,
+        kills_per_minute: config.guard.kills_per_minute,
+        never_kill: config.guard.never_kill.clone(),
     })?;
     for line in hooks::lines(sensor.hooks()) {
         tracing::info!("{line}");

@@ -1,18 +1,32 @@
 //! Doing what a verdict asks for, and finding out whether it was done.
 
-use aya_ebpf::helpers::generated::bpf_send_signal;
+use aya_ebpf::{
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_send_signal},
+    macros::map,
+    maps::{Array, HashMap},
+};
 use shrike_agent_ebpf::{
+    guard_rail::{Kills, PROTECTED_MAX, Program},
     matching::Action,
+    plan::RULES_MAX,
     record::{FLAG_DENIED, Outcome},
 };
 
 use crate::{
-    memory::read,
-    offsets::{AGENT_TGID, offset, setting},
+    memory::{Unreadable, read},
+    offsets::{AGENT_TGID, KILLS_PER_MINUTE, offset, setting},
     scratch::Scratch,
 };
 
 const SIGKILL: u32 = 9;
+
+/// Programs that are never killed.
+#[map]
+static PROTECTED: HashMap<Program, u8> = HashMap::with_max_entries(PROTECTED_MAX, 0);
+
+/// Kills of each rule, of both plans.
+#[map]
+static KILLS: Array<Kills> = Array::with_max_entries(2 * RULES_MAX as u32, 0);
 
 /// `PF_KTHREAD`, include/linux/sched.h.
 pub const PF_KTHREAD: u32 = 0x0020_0000;
@@ -63,6 +77,10 @@ pub fn carry_out(scratch: &mut Scratch, task: u64, tgid: u32, power: Power) -> b
         scratch.outcome = Outcome::SparedKernelThread as u64;
     } else if is_agent(tgid) {
         scratch.outcome = Outcome::SparedAgent as u64;
+    } else if is_protected(task).unwrap_or(false) {
+        scratch.outcome = Outcome::SparedProtected as u64;
+    } else if scratch.action == Action::Kill as u64 && breaker_is_open(scratch) {
+        scratch.outcome = Outcome::BreakerOpen as u64;
     } else {
         let refused = matches!(power, Power::Refuse);
         if refused {
@@ -78,4 +96,38 @@ pub fn carry_out(scratch: &mut Scratch, task: u64, tgid: u32, power: Power) -> b
         return refused;
     }
     false
+}
+
+/// Says whether the process runs a program that is never killed.
+#[inline(always)]
+fn is_protected(task: u64) -> Result<bool, Unreadable> {
+    let mm = read::<u64>(task, offset!(task_mm))?;
+    let file = read::<u64>(mm, offset!(mm_exe_file))?;
+    let inode = read::<u64>(file, offset!(file_inode))?;
+    let superblock = read::<u64>(inode, offset!(inode_super))?;
+    let program = Program {
+        inode: read(inode, offset!(inode_number))?,
+        device: u64::from(read::<u32>(superblock, offset!(super_device))?),
+    };
+    // SAFETY: looked at only.
+    Ok(unsafe { PROTECTED.get(program) }.is_some())
+}
+
+/// Says whether the rule in the scratch buffer has killed too much, and counts
+/// this kill.
+#[inline(always)]
+fn breaker_is_open(scratch: &Scratch) -> bool {
+    let max = u64::from(setting!(KILLS_PER_MINUTE));
+    if max == 0 {
+        return false;
+    }
+    let place = scratch.plan_slot as u32 * RULES_MAX as u32 + scratch.rule as u32;
+    let Some(kills) = KILLS.get_ptr_mut(place) else {
+        return false;
+    };
+    // SAFETY: a live map value. Two CPUs that count at once may count one kill
+    // for two.
+    let kills = unsafe { &mut *kills };
+    // SAFETY: no precondition.
+    kills.count(unsafe { bpf_ktime_get_boot_ns() }, max)
 }

@@ -26,6 +26,10 @@ pub const OPENS_FIRST: u32 = 2;
 #[unsafe(no_mangle)]
 pub static SEEN_SEED: u64 = 0;
 
+/// Kills of one rule within a minute before it is only observed; 0: no limit.
+#[unsafe(no_mangle)]
+pub static KILLS_PER_MINUTE: u32 = 0;
+
 /// Reads a value that the agent set. Volatile, or the compiler would put in
 /// the value that it sees here.
 macro_rules! setting {

@@ -65,6 +65,15 @@ const SETTINGS: &[Setting] = &[
         file.attach = Some(word(value)?);
         Ok(())
     }),
+    ("SHRIKE_AGENT_GUARD_KILLS_PER_MINUTE", |file, value| {
+        let kills = value.parse().map_err(|_| "expected a whole number")?;
+        file.guard.kills_per_minute = Some(kills);
+        Ok(())
+    }),
+    ("SHRIKE_AGENT_GUARD_NEVER_KILL", |file, value| {
+        file.guard.never_kill = Some(list(value).map(str::to_owned).collect());
+        Ok(())
+    }),
     ("SHRIKE_AGENT_QUEUE_EVENTS_MAX", |file, value| {
         file.queue.events_max = Some(number(value)?);
         Ok(())

@@ -7,6 +7,12 @@ use shrike_proto::{id::IdError, tls::TlsError, transport::AddressError};
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// A program that is never killed is not named by a path.
+    #[error("guard.never_kill: each program is an absolute path, as in [\"/usr/sbin/sshd\"]")]
+    NeverKill {
+        /// What is wrong with it.
+        source: shrike_proto::policy::MatcherError,
+    },
     /// The file cannot be read.
     #[error("cannot read the configuration {}: check the path and its permissions, or name another with --config", path.display())]
     Read {

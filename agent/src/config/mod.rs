@@ -23,11 +23,12 @@ use shrike_proto::{
     batch::BATCH_EVENTS_MAX,
     id::NodeId,
     identity::Role,
+    policy::PathPattern,
     tls::{self, TlsFiles},
     transport,
 };
 
-use crate::kernel::{Attachment, Opens};
+use crate::kernel::{Attachment, KILLS_PER_MINUTE_DEFAULT, Opens, never_kill_default};
 
 /// Where `shrike-agent run` looks for its configuration.
 pub const CONFIG_PATH: &str = "/etc/shrike/agent.toml";
@@ -51,10 +52,22 @@ pub struct AgentConfig {
     pub opens: Opens,
     /// How the decisions are attached; `None`: the best way there is.
     pub attach: Option<Attachment>,
+    /// What keeps a policy from doing harm.
+    pub guard: GuardRails,
     /// Bounds of the queue of events that wait for acknowledgement.
     pub queue: QueueLimits,
     /// When a batch is cut.
     pub batch: BatchLimits,
+}
+
+/// What keeps a policy from doing harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardRails {
+    /// Kills of one rule within a minute before it is only observed; 0: no
+    /// limit.
+    pub kills_per_minute: u32,
+    /// Programs that are never killed.
+    pub never_kill: Vec<PathPattern>,
 }
 
 /// Bounds of the queue: whichever is reached first.
@@ -189,6 +202,8 @@ struct File {
     #[serde(default)]
     tls: TlsSection,
     #[serde(default)]
+    guard: GuardSection,
+    #[serde(default)]
     queue: QueueSection,
     #[serde(default)]
     batch: BatchSection,
@@ -202,6 +217,13 @@ struct TlsSection {
     ca: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct GuardSection {
+    kills_per_minute: Option<u32>,
+    never_kill: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -266,6 +288,7 @@ impl File {
             ring_bytes: check_ring(self.ring_bytes)?,
             opens: self.opens.unwrap_or(Opens::First),
             attach: self.attach,
+            guard: self.guard.check()?,
             queue: self.queue.check()?,
             batch: self.batch.check()?,
         })
@@ -286,6 +309,17 @@ impl From<&AgentConfig> for File {
                 certificate: Some(config.tls.certificate.clone()),
                 key: Some(config.tls.key.clone()),
             },
+            guard: GuardSection {
+                kills_per_minute: Some(config.guard.kills_per_minute),
+                never_kill: Some(
+                    config
+                        .guard
+                        .never_kill
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
+                ),
+            },
             queue: QueueSection {
                 events_max: Some(config.queue.events_max as u64),
                 bytes_max: Some(config.queue.bytes_max as u64),
@@ -296,6 +330,24 @@ impl From<&AgentConfig> for File {
             },
             labels: config.labels.clone(),
         }
+    }
+}
+
+impl GuardSection {
+    fn check(&self) -> Result<GuardRails, ConfigError> {
+        let never_kill = match &self.never_kill {
+            Some(paths) => paths
+                .iter()
+                .map(|path| {
+                    PathPattern::parse(path).map_err(|source| ConfigError::NeverKill { source })
+                })
+                .collect::<Result<_, _>>()?,
+            None => never_kill_default(),
+        };
+        Ok(GuardRails {
+            kills_per_minute: self.kills_per_minute.unwrap_or(KILLS_PER_MINUTE_DEFAULT),
+            never_kill,
+        })
     }
 }
 

@@ -13,6 +13,10 @@ ca = "/etc/shrike/ca.pem"
 certificate = "/etc/shrike/agent.pem"
 key = "/etc/shrike/agent.key"
 
+[guard]
+kills_per_minute = 7
+never_kill = ["/usr/sbin/sshd", "/usr/bin/login"]
+
 [queue]
 events_max = 5000
 bytes_max = 8388608
@@ -44,6 +48,8 @@ fn whole_configuration_is_read() {
     assert_eq!(config.opens, Opens::All);
     assert_eq!(config.attach, Some(Attachment::Fentry));
     assert_eq!(config.queue.events_max, 5000);
+    assert_eq!(config.guard.kills_per_minute, 7);
+    assert_eq!(config.guard.never_kill[1].as_str(), "/usr/bin/login");
     assert_eq!(config.batch.delay, Duration::from_millis(50));
     assert_eq!(config.labels["role"], "web");
 }
@@ -61,6 +67,8 @@ fn environment_wins_over_the_file() {
         &[
             ("SHRIKE_AGENT_NODE", "web-2"),
             ("SHRIKE_AGENT_OPENS", "matched"),
+            ("SHRIKE_AGENT_GUARD_KILLS_PER_MINUTE", "0"),
+            ("SHRIKE_AGENT_GUARD_NEVER_KILL", "/bin/a,/bin/b"),
             ("SHRIKE_AGENT_ATTACH", "kprobe"),
             ("SHRIKE_AGENT_COLLECTORS", "a:1, b:2"),
             ("SHRIKE_AGENT_TLS_KEY", "/k"),
@@ -72,6 +80,8 @@ fn environment_wins_over_the_file() {
     .unwrap();
     assert_eq!(config.node.as_str(), "web-2");
     assert_eq!(config.opens, Opens::Matched);
+    assert_eq!(config.guard.kills_per_minute, 0);
+    assert_eq!(config.guard.never_kill.len(), 2);
     assert_eq!(config.attach, Some(Attachment::Kprobe));
     assert_eq!(config.collectors, ["a:1", "b:2"]);
     assert_eq!(config.tls.key, Path::new("/k"));

@@ -355,6 +355,8 @@ fn verdict(
         came if came == Outcome::SparedKernelThread as u8 => Came::SparedKernelThread,
         came if came == Outcome::SparedAgent as u8 => Came::SparedAgent,
         came if came == Outcome::Denied as u8 => Came::Denied,
+        came if came == Outcome::SparedProtected as u8 => Came::SparedProtected,
+        came if came == Outcome::BreakerOpen as u8 => Came::BreakerOpen,
         value => {
             return Err(DecodeError::Unknown {
                 field: "outcome",

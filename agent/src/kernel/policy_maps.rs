@@ -23,6 +23,7 @@ use shrike_proto::{id::Generation, policy::PolicySet};
 
 use super::{
     ApplyError, Attachment, RuleTable,
+    guard_rails::GuardRails,
     identity::identify,
     rules::{Compiled, Ground, compile},
 };
@@ -45,6 +46,7 @@ pub struct PolicyMaps {
     active: Array<MapData, u32>,
     plans: Array<MapData, Plan>,
     names: HashMap<MapData, Key, Entry>,
+    rails: GuardRails,
 }
 
 impl PolicyMaps {
@@ -54,12 +56,14 @@ impl PolicyMaps {
         active: Array<MapData, u32>,
         plans: Array<MapData, Plan>,
         names: HashMap<MapData, Key, Entry>,
+        rails: GuardRails,
     ) -> Self {
         Self {
             attachment,
             active,
             plans,
             names,
+            rails,
         }
     }
 
@@ -86,6 +90,13 @@ impl PolicyMaps {
             },
         )?;
         self.clear(slot)?;
+        // A program that was upgraded is another file.
+        self.rails
+            .protect()
+            .map_err(|source| map_error("write", "PROTECTED", source))?;
+        self.rails
+            .rearm(slot)
+            .map_err(|source| map_error("clear", "KILLS", source))?;
         self.write(slot, &compiled)?;
         let written = map_digest(&compiled.plan, &compiled.entries);
         let read = self.read(slot)?;

@@ -12,12 +12,13 @@ use shrike_agent_ebpf::counter::Counters;
 use shrike_proto::{
     event::{Event, Verdict},
     id::{Generation, SequenceNumber},
-    policy::PolicySet,
+    policy::{PathPattern, PolicySet},
 };
 
 use super::{
     AppliedPolicy, ApplyError, Attachment, DecodeError, HookState, KernelCounters, RuleTable,
     Sample, SensorError, counters, decode,
+    guard_rails::GuardRails,
     hooks::{self, Attached},
     object::OBJECT,
     offsets,
@@ -49,7 +50,7 @@ impl Opens {
 }
 
 /// How the sensor is set up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SensorOptions {
     /// Bytes of the ring: a power of two from 64 KiB to 1 GiB.
     pub ring_bytes: u32,
@@ -57,6 +58,22 @@ pub struct SensorOptions {
     pub opens: Opens,
     /// How the decisions are attached; `None`: the best way there is.
     pub attachment: Option<Attachment>,
+    /// Kills of one rule within a minute before it is only observed; 0: no
+    /// limit.
+    pub kills_per_minute: u32,
+    /// Programs that are never killed.
+    pub never_kill: Vec<PathPattern>,
+}
+
+/// What a mistaken rule may kill before it is stopped.
+pub const KILLS_PER_MINUTE_DEFAULT: u32 = 60;
+
+/// Returns the programs that are never killed unless the operator says
+/// otherwise: the way into the machine, and the collector.
+pub fn never_kill_default() -> Vec<PathPattern> {
+    ["/usr/sbin/sshd", "/usr/bin/shrike-collector"]
+        .map(|path| PathPattern::parse(path).expect("a path"))
+        .into()
 }
 
 impl Default for SensorOptions {
@@ -65,6 +82,8 @@ impl Default for SensorOptions {
             ring_bytes: 16 << 20,
             opens: Opens::First,
             attachment: None,
+            kills_per_minute: KILLS_PER_MINUTE_DEFAULT,
+            never_kill: never_kill_default(),
         }
     }
 }
@@ -118,6 +137,7 @@ impl Sensor {
             .override_global("OFFSETS", &offsets, true)
             .override_global("AGENT_TGID", &agent, true)
             .override_global("RECORD_OPENS", &record_opens, true)
+            .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
             .override_global("SEEN_SEED", &seen_seed, true)
             .map_max_entries("EVENTS", options.ring_bytes)
             .load(OBJECT)
@@ -127,6 +147,16 @@ impl Sensor {
         let active: Array<MapData, u32> = take(&mut ebpf, "ACTIVE_PLAN")?;
         let plans: Array<MapData, _> = take(&mut ebpf, "PLANS")?;
         let names: HashMap<MapData, _, _> = take(&mut ebpf, "POLICY")?;
+        let kills: Array<MapData, _> = take(&mut ebpf, "KILLS")?;
+        let mut rails = GuardRails::new(
+            take(&mut ebpf, "PROTECTED")?,
+            kills,
+            options.never_kill.clone(),
+        );
+        rails.protect().map_err(|source| SensorError::Map {
+            map: "PROTECTED",
+            source: Box::new(source),
+        })?;
         let Attached { attachment, hooks } =
             hooks::attach(&mut ebpf, &btf, options.opens, options.attachment)?;
         let halves = read_counters(&counters)?;
@@ -135,7 +165,7 @@ impl Sensor {
         Ok(Self {
             ring: Ring::new(ring).map_err(SensorError::Poll)?,
             counters,
-            policy: PolicyMaps::new(attachment, active, plans, names),
+            policy: PolicyMaps::new(attachment, active, plans, names, rails),
             tables: VecDeque::new(),
             applied: None,
             attachment,

@@ -53,6 +53,8 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
         ring_bytes: args.ring_bytes,
         opens: args.opens.into(),
         attachment: args.attach.map(Into::into),
+        kills_per_minute: args.kills_per_minute,
+        ..SensorOptions::default()
     })?;
     if let Some(set) = &set {
         let applied = block_in_place(|| sensor.apply(set))?;

@@ -217,8 +217,8 @@ fn glance_verdict(bytes: &[u8]) -> Option<Action> {
     }
     check_names(policy, rule)?;
     // The outcomes that this version knows: OUTCOME_NOTED to
-    // OUTCOME_DENIED.
-    if !(1..=8).contains(&outcome) {
+    // OUTCOME_BREAKER_OPEN.
+    if !(1..=10).contains(&outcome) {
         return None;
     }
     Action::from_wire(i32::try_from(action).ok()?, "verdict.action").ok()
@@ -442,7 +442,7 @@ mod tests {
                 action: 1,
                 policy: "p".to_owned(),
                 rule: "r".to_owned(),
-                outcome: 8,
+                outcome: 99,
                 signal_result: 0,
             });
         });

@@ -12,6 +12,10 @@ use super::fixture::{Fixture, insist};
 
 pub const CLAIMS: &[Claim] = &[
     Claim("watch_prints_events_and_leaves_nothing_behind", watch),
+    Claim(
+        "a_rule_that_kills_too_much_is_stopped_and_sshd_is_never_killed",
+        guard_rails,
+    ),
     Claim("doctor_finds_both_kernels_well_in_every_attachment", doctor),
     Claim("a_kernel_without_btf_is_refused_in_one_line", without_btf),
 ];
@@ -71,6 +75,53 @@ fn watch(fixture: &mut Fixture) -> Result<()> {
             "the open is missing"
         );
         insist(&machine, &["nc", "-h"], Outcome::SUCCESS).context("after watch has ended")?;
+    }
+    Ok(())
+}
+
+fn guard_rails(fixture: &mut Fixture) -> Result<()> {
+    for kernel in Kernel::ALL {
+        let machine = boot(fixture, "rails", kernel)?;
+        machine.shell(
+            "mkdir -p /srv/claim && echo secret > /srv/claim/key && cp /usr/bin/cat /usr/sbin/sshd",
+        )?;
+        machine.write(
+            "/tmp/policy.yaml",
+            0o644,
+            b"apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: rails}\nspec:\n  mode: \
+              enforce\n  rules:\n    - {name: key, on: open, paths: [/srv/claim/key], action: \
+              kill}\n",
+        )?;
+        let job = machine
+            .command("shrike-agent")
+            .args(["watch", "--policy", "/tmp/policy.yaml", "-o", "json"])
+            .args(["--kills-per-minute", "3"])
+            .spawn()?;
+        job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
+            let stderr = String::from_utf8_lossy(stderr);
+            stderr
+                .lines()
+                .any(|line| line.trim() == "ready")
+                .then_some(())
+        })?;
+        let key = "/srv/claim/key";
+        insist(&machine, &["/usr/sbin/sshd", key], Outcome::SUCCESS)?;
+        for _ in 0..3 {
+            insist(&machine, &["cat", key], Outcome::Signal(9))?;
+        }
+        for _ in 0..2 {
+            insist(&machine, &["cat", key], Outcome::SUCCESS)?;
+        }
+        job.wait_for(READY_TIMEOUT, "says so", |stdout, _| {
+            let stdout = String::from_utf8_lossy(stdout);
+            let count = |outcome: &str| {
+                let field = format!("\"outcome\":\"{outcome}\"");
+                stdout.matches(&field).count()
+            };
+            (count("spared-protected") == 1 && count("breaker-open") == 2).then_some(())
+        })?;
+        job.signal(TERMINATE)?;
+        job.wait(READY_TIMEOUT)?;
     }
     Ok(())
 }

@@ -294,7 +294,9 @@ fn write_verdict(out: &mut impl TextOut, verdict: &Verdict, colour: Colour) -> f
         | Outcome::SignalFailed(_)
         | Outcome::SparedInit
         | Outcome::SparedKernelThread
-        | Outcome::SparedAgent => false,
+        | Outcome::SparedAgent
+        | Outcome::SparedProtected
+        | Outcome::BreakerOpen => false,
     };
     let style = colour.paint(if carried_out {
         action_style(verdict.action)
@@ -322,6 +324,12 @@ fn write_verdict(out: &mut impl TextOut, verdict: &Verdict, colour: Colour) -> f
         Outcome::SparedInit => out.write_str(": spared, PID 1 is never killed"),
         Outcome::SparedKernelThread => out.write_str(": spared, kernel threads are never killed"),
         Outcome::SparedAgent => out.write_str(": spared, the agent is never killed"),
+        Outcome::SparedProtected => {
+            out.write_str(": spared, this node never kills its program")
+        }
+        Outcome::BreakerOpen => out.write_str(
+            ": NOT carried out, the rule killed too much within a minute (push it again to re-arm it)",
+        ),
     }
 }
 
@@ -414,6 +422,8 @@ mod tests {
             Outcome::SparedInit,
             Outcome::SparedKernelThread,
             Outcome::SparedAgent,
+            Outcome::SparedProtected,
+            Outcome::BreakerOpen,
         ];
         let lines: std::collections::BTreeSet<String> = outcomes
             .into_iter()

@@ -251,6 +251,8 @@ impl<'a> From<&'a Verdict> for VerdictView<'a> {
                 | Outcome::SparedInit
                 | Outcome::SparedKernelThread
                 | Outcome::SparedAgent
+                | Outcome::SparedProtected
+                | Outcome::BreakerOpen
                 | Outcome::Denied => None,
             },
             denied: verdict.denied,
@@ -268,6 +270,8 @@ fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::SparedKernelThread => "spared-kernel-thread",
         Outcome::SparedAgent => "spared-agent",
         Outcome::Denied => "denied",
+        Outcome::SparedProtected => "spared-protected",
+        Outcome::BreakerOpen => "breaker-open",
     }
 }
 

@@ -64,6 +64,11 @@ pub enum Outcome {
     SparedAgent,
     /// The operation was refused, and nothing else done.
     Denied,
+    /// The process's program is on the node's list of those never killed.
+    SparedProtected,
+    /// The rule killed too many processes within a minute: nothing is touched
+    /// until the next generation.
+    BreakerOpen,
 }
 
 /// What came of a kill: part of the exit event of the process.

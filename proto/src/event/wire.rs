@@ -373,6 +373,8 @@ pub(super) fn outcome_to_wire(outcome: Outcome) -> (wire::Outcome, i32) {
         Outcome::SparedKernelThread => (wire::Outcome::SparedKernelThread, 0),
         Outcome::SparedAgent => (wire::Outcome::SparedAgent, 0),
         Outcome::Denied => (wire::Outcome::Denied, 0),
+        Outcome::SparedProtected => (wire::Outcome::SparedProtected, 0),
+        Outcome::BreakerOpen => (wire::Outcome::BreakerOpen, 0),
     }
 }
 
@@ -394,6 +396,8 @@ impl TryFrom<wire::Verdict> for Verdict {
             wire::Outcome::SparedKernelThread => Outcome::SparedKernelThread,
             wire::Outcome::SparedAgent => Outcome::SparedAgent,
             wire::Outcome::Denied => Outcome::Denied,
+            wire::Outcome::SparedProtected => Outcome::SparedProtected,
+            wire::Outcome::BreakerOpen => Outcome::BreakerOpen,
         };
         Ok(Self {
             action: Action::from_wire(verdict.action, "verdict.action")?,
@@ -461,6 +465,8 @@ mod tests {
             Just(Outcome::SparedKernelThread),
             Just(Outcome::SparedAgent),
             Just(Outcome::Denied),
+            Just(Outcome::SparedProtected),
+            Just(Outcome::BreakerOpen),
         ]
     }
 
