@@ -118,6 +118,7 @@ fn decide_mapping(file: Pointer) -> bool {
         let state = unsafe { &mut *scratch };
         state.target_dentry = dentry as u64;
         state.target_mount = mount;
+        state.target_inode = 0;
         state.trigger = Trigger::Exec as u64;
         state.access = 0;
         state.flags = 0;

@@ -65,6 +65,7 @@ fn decide(change: &Change) -> bool {
     let state = unsafe { &mut *scratch };
     state.target_dentry = change.dentry as u64;
     state.target_mount = change.mount as u64;
+    state.target_inode = 0;
     state.trigger = Trigger::Open as u64;
     state.flags = 0;
     state.access = u64::from(change.access);

@@ -159,9 +159,11 @@ fn judge_open(
     let state = unsafe { &mut *scratch };
     let dentry: u64 = field!(file, file_dentry);
     let mount: u64 = field!(file, file_mnt);
+    let inode: u64 = field!(file, file_inode);
     let mode: u32 = field!(file, file_mode);
     state.target_dentry = dentry;
     state.target_mount = mount;
+    state.target_inode = inode;
     state.trigger = Trigger::Open as u64;
     state.flags = 0;
     state.access = 0;

@@ -119,7 +119,11 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         } else {
             clear(&mut state.path_hits);
         }
-        add_identity(state, plan, dentry, Dimension::Identity);
+        let inode = match state.target_inode {
+            0 => read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0),
+            inode => inode,
+        };
+        add_identity(state, plan, inode, Dimension::Identity);
         if resolved {
             state.concerns = if is_clear(&state.hits) {
                 if state.names_children == 0 {
@@ -187,8 +191,8 @@ pub fn is_clear(hits: &Entry) -> bool {
 
 /// Adds the rules that know a file by its inode.
 #[inline(always)]
-fn add_identity(state: &mut Scratch, plan: &Plan, dentry: u64, dimension: Dimension) {
-    let Ok(identity) = identity_of(dentry) else {
+fn add_identity(state: &mut Scratch, plan: &Plan, inode: u64, dimension: Dimension) {
+    let Ok(identity) = identity_of(inode) else {
         return;
     };
     if plan.identities.may_contain(identity.inode) {
@@ -207,7 +211,7 @@ fn add_identity(state: &mut Scratch, plan: &Plan, dentry: u64, dimension: Dimens
 /// names it has beside. The word being matched is the path.
 #[inline(always)]
 pub fn learn(state: &mut Scratch, dentry: u64) {
-    let Ok(identity) = identity_of(dentry) else {
+    let Ok(identity) = read(dentry, offset!(dentry_inode)).and_then(identity_of) else {
         return;
     };
     let slot = state.plan_slot as u32;
@@ -246,10 +250,9 @@ impl Identity {
     }
 }
 
-/// Returns what a name stands for.
+/// Returns what an inode is known by.
 #[inline(always)]
-fn identity_of(dentry: u64) -> Result<Identity, Unreadable> {
-    let inode = read::<u64>(dentry, offset!(dentry_inode))?;
+fn identity_of(inode: u64) -> Result<Identity, Unreadable> {
     let superblock = read::<u64>(inode, offset!(inode_super))?;
     Ok(Identity {
         device: read(superblock, offset!(super_device))?,
@@ -270,7 +273,8 @@ pub extern "C" fn match_directory(slot: u32, dentry: u64) -> i32 {
     let Some(plan) = PLANS.get(state.plan_slot as u32) else {
         return 0;
     };
-    add_identity(state, plan, dentry, Dimension::IdentityBelow);
+    let inode = read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0);
+    add_identity(state, plan, inode, Dimension::IdentityBelow);
     0
 }
 

@@ -57,6 +57,9 @@ pub struct Scratch {
     pub target_dentry: u64,
     /// The mount that it is in.
     pub target_mount: u64,
+    /// The inode that is opened; 0 for the name's own. They differ where an
+    /// overlay opens the file of a layer under the merged name (before 6.5).
+    pub target_inode: u64,
     /// The task's root directory, and the mount that it is in.
     pub task_root: u64,
     /// See there.

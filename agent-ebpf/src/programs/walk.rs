@@ -46,6 +46,7 @@ pub fn aim(scratch: *mut Scratch, file: u64) {
     let scratch = unsafe { &mut *scratch };
     scratch.target_dentry = read(file, offset!(file_dentry)).unwrap_or(0);
     scratch.target_mount = read(file, offset!(file_mnt)).unwrap_or(0);
+    scratch.target_inode = read(file, offset!(file_inode)).unwrap_or(0);
 }
 
 /// A component's place and length.
@@ -327,6 +328,7 @@ pub const UP_TO_TASK: u32 = 1;
 pub fn aim_typed(scratch: *mut Scratch, file: Pointer, task: Pointer) {
     let dentry: u64 = field!(file, file_dentry);
     let mount: u64 = field!(file, file_mnt);
+    let inode: u64 = field!(file, file_inode);
     let fs: Pointer = field!(task, task_fs);
     let root: u64 = field!(fs, fs_root_dentry);
     let root_mount: u64 = field!(fs, fs_root_mnt);
@@ -334,6 +336,7 @@ pub fn aim_typed(scratch: *mut Scratch, file: Pointer, task: Pointer) {
     let scratch = unsafe { &mut *scratch };
     scratch.target_dentry = dentry;
     scratch.target_mount = mount;
+    scratch.target_inode = inode;
     scratch.task_root = root;
     scratch.task_root_mount = root_mount;
 }
