@@ -7,6 +7,9 @@ pub const PROTECTED_MAX: u32 = 256;
 /// What the breaker counts within.
 pub const WINDOW_NS: u64 = 60_000_000_000;
 
+/// One kill too many was asked for.
+pub const OPEN: u64 = u64::MAX;
+
 /// A program's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -23,7 +26,7 @@ pub struct Program {
 pub struct Kills {
     /// Start of the minute that is counted, boot nanoseconds.
     pub since_ns: u64,
-    /// Kills in it.
+    /// Kills in it, or [`OPEN`].
     pub count: u64,
 }
 
@@ -32,11 +35,15 @@ impl Kills {
     /// one too many it stays so.
     #[inline(always)]
     pub fn count(&mut self, now_ns: u64, max: u64) -> bool {
-        if self.count < max && now_ns.wrapping_sub(self.since_ns) > WINDOW_NS {
+        if self.count == OPEN {
+            return true;
+        }
+        if now_ns.wrapping_sub(self.since_ns) > WINDOW_NS {
             self.since_ns = now_ns;
             self.count = 0;
         }
         if self.count >= max {
+            self.count = OPEN;
             return true;
         }
         self.count += 1;
