@@ -41,6 +41,26 @@ pub const CASES: &[Case] = &[
         "another file where it was, known from its place before",
     )
     .about(Subject::File("inner/secret")),
+    placed(
+        "bind-over",
+        "a known directory, bound over the one that is protected",
+    )
+    .about(Subject::File("guarded/secret")),
+    placed(
+        "mount-moved",
+        "a known mount, moved over the directory that is protected",
+    )
+    .about(Subject::File("guarded/secret")),
+    placed(
+        "parent-mount-moved",
+        "a known mount, in a mount that is moved to where it is protected",
+    )
+    .about(Subject::File("guarded/inner/secret")),
+    placed(
+        "pivot-into",
+        "a known file, in a root in which its name is protected",
+    )
+    .about(Subject::File("guarded/secret")),
     placed("hard-link-before", "a hard link made before the policy"),
     placed(
         "hard-link-after",
