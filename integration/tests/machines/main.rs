@@ -15,6 +15,7 @@ mod fixture;
 mod identity;
 mod load;
 mod policy;
+mod proof;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         durability::CLAIMS,
         load::CLAIMS,
         alone::CLAIMS,
+        proof::CLAIMS,
     ];
     let trials = claims
         .into_iter()
