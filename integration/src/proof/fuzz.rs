@@ -7,7 +7,6 @@
 //! changes: what an agent remembers about a path must not outlive the path.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -75,15 +74,6 @@ pub struct Opened {
     pub device: String,
     /// Inode number.
     pub inode: u64,
-}
-
-/// A seed that was not used before.
-///
-/// # Errors
-/// When the clock stands before 1970.
-pub fn new_seed() -> Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    Ok(now.as_secs() << 20 ^ u64::from(now.subsec_nanos()))
 }
 
 /// Runs the fuzz on a machine and returns how many opens there were, and how

@@ -64,8 +64,12 @@ fn deny_is_refused(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// The same trees and names in every run of the tests: one that fails here can
+/// be looked into. `cargo xtask proof --seed N` takes others.
+const SEED: u64 = 99;
+
 fn random_names(fixture: &mut Fixture) -> Result<()> {
-    let seed = fuzz::new_seed()?;
+    let seed = SEED;
     for kernel in Kernel::ALL {
         let machine = proof::run::boot(&fixture.layout, &fixture.binaries, kernel)?;
         let (opens, succeeded) = fuzz::run(&machine, seed).with_context(|| kernel.to_string())?;
