@@ -20,3 +20,7 @@ pub mod record;
 pub mod text;
 #[cfg(feature = "user")]
 mod user;
+
+/// Words that one of the programs' hashes takes at most: as many secret
+/// multipliers they get.
+pub const HASH_WORDS: usize = 11;

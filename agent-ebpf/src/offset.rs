@@ -19,6 +19,38 @@ pub struct Field {
     pub required: bool,
 }
 
+/// The displacement of a load until the agent writes the field's offset there.
+///
+/// ```text
+/// -(32,767 - field number · 8 - word of the field)
+/// ```
+///
+/// No other load has such a displacement: the stack ends at -512.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placeholder(pub i16);
+
+impl Placeholder {
+    const WORDS: usize = 8;
+
+    /// Returns the placeholder for a word of a field of [`FIELDS`].
+    ///
+    /// # Panics
+    /// When there is no such field, or it is too long.
+    pub const fn of(field: usize, word: usize) -> Self {
+        assert!(field < FIELDS.len() && word < Self::WORDS);
+        assert!(FIELDS.len() * Self::WORDS < 16 * 1024);
+        Self((field * Self::WORDS + word) as i16 - i16::MAX)
+    }
+
+    /// Returns the field's number and the word of it that a displacement
+    /// stands for; `None`: it is an ordinary one.
+    pub fn parse(displacement: i16) -> Option<(usize, usize)> {
+        let number = (i32::from(displacement) + i32::from(i16::MAX)) as usize;
+        let field = number / Self::WORDS;
+        (field < FIELDS.len()).then_some((field, number % Self::WORDS))
+    }
+}
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $name:ident: $structure:literal [$($member:literal),+] $need:ident;)*) => {
         /// Byte offsets, in the order of [`FIELDS`].
@@ -213,5 +245,17 @@ mod tests {
         assert_eq!(offsets.task_comm, 0);
         assert_eq!(offsets.open_mode as usize, FIELDS.len() - 1);
         assert_eq!(FIELDS[0].members, ["comm"]);
+    }
+    #[test]
+    fn placeholders_stand_for_fields_and_nothing_else_does() {
+        for field in 0..FIELDS.len() {
+            for word in 0..Placeholder::WORDS {
+                let Placeholder(displacement) = Placeholder::of(field, word);
+                assert_eq!(Placeholder::parse(displacement), Some((field, word)));
+            }
+        }
+        for displacement in [-512, -1, 0, 1, 8 * 1024, i16::MAX] {
+            assert_eq!(Placeholder::parse(displacement), None, "{displacement}");
+        }
     }
 }

@@ -136,18 +136,56 @@ pub struct PathDepths {
 
 /// There are rules about opens.
 pub const ASKS_ABOUT_OPENS: u64 = 1 << 0;
-/// Some rule about opens gives no path: that a path concerns no rule does not
-/// settle an open.
-pub const OPENS_WITHOUT_PATH: u64 = 1 << 1;
+/// Some rule about opens for reading gives no path: that a path concerns no
+/// rule does not settle such an open.
+pub const READS_WITHOUT_PATH: u64 = 1 << 1;
+/// The same for writing.
+pub const WRITES_WITHOUT_PATH: u64 = 1 << 2;
 /// Some rule names a directory that is known by its inode.
-pub const DIRECTORIES_BY_IDENTITY: u64 = 1 << 2;
+pub const DIRECTORIES_BY_IDENTITY: u64 = 1 << 3;
+/// There are rules about execs.
+pub const ASKS_ABOUT_EXECS: u64 = 1 << 4;
+/// Some rule about opens denies or kills.
+pub const ENFORCES_OPENS: u64 = 1 << 5;
+/// The same about execs.
+pub const ENFORCES_EXECS: u64 = 1 << 6;
+
+/// Which plan is in force, and what it asks about: one word, so that a
+/// decision reads both at once.
+///
+/// ```text
+/// flags << 1 | slot
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct InForce(pub u64);
+
+impl InForce {
+    /// Says that a plan is in force.
+    pub fn new(slot: u32, plan: &Plan) -> Self {
+        Self(plan.flags << 1 | u64::from(slot & 1))
+    }
+
+    /// Returns the plan's slot: 0 or 1.
+    #[inline(always)]
+    pub fn slot(self) -> u32 {
+        self.0 as u32 & 1
+    }
+
+    /// Says whether one of the flags is set.
+    #[inline(always)]
+    pub fn has(self, flags: u64) -> bool {
+        self.0 & flags << 1 != 0
+    }
+}
 
 /// Bits of a plan's [`Identities`]: a hundred rules leave one look-up in ten
 /// to a map that has the answer.
 pub const IDENTITY_BITS: usize = 1024;
 
 /// Inode numbers of the files and directories that rules name, as a Bloom
-/// filter with one function: a number that is not in it needs no look-up.
+/// filter with one function, their low bits: a number that is not in it needs
+/// no look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Identities(pub [u64; IDENTITY_BITS / 64]);
@@ -166,9 +204,10 @@ impl Identities {
         self.0[bit / 64] >> (bit % 64) & 1 != 0
     }
 
+    /// Returns the bit of an inode number.
     #[inline(always)]
-    fn bit(inode: u64) -> usize {
-        (inode ^ inode >> 10) as usize & (IDENTITY_BITS - 1)
+    pub fn bit(inode: u64) -> usize {
+        inode as usize & (IDENTITY_BITS - 1)
     }
 }
 
@@ -258,6 +297,21 @@ mod tests {
             assert!(!identities.may_contain(inode), "{inode}");
             identities.insert(inode);
             assert!(identities.may_contain(inode), "{inode}");
+        }
+    }
+
+    #[test]
+    fn the_word_in_force_keeps_slot_and_flags_apart() {
+        let plan = Plan {
+            flags: ASKS_ABOUT_OPENS | ENFORCES_EXECS,
+            ..Plan::default()
+        };
+        for slot in [0, 1] {
+            let in_force = InForce::new(slot, &plan);
+            assert_eq!(in_force.slot(), slot);
+            assert!(in_force.has(ASKS_ABOUT_OPENS));
+            assert!(in_force.has(ENFORCES_EXECS | ASKS_ABOUT_EXECS));
+            assert!(!in_force.has(READS_WITHOUT_PATH | ASKS_ABOUT_EXECS));
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     digest::Key,
     guard_rail::{Kills, Program},
     offset::Offsets,
-    plan::{Entry, Plan},
+    plan::{Entry, InForce, Plan},
 };
 
 // SAFETY: `repr(C)` integers only, without padding; every bit pattern is valid.
@@ -22,3 +22,5 @@ unsafe impl aya::Pod for Plan {}
 unsafe impl aya::Pod for Program {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Kills {}
+// SAFETY: as above.
+unsafe impl aya::Pod for InForce {}

@@ -15,6 +15,7 @@ use shrike_agent_ebpf::{
     counter::Hook,
     digest::COMPONENT_WORDS_MAX,
     matching::Trigger,
+    plan::{ASKS_ABOUT_EXECS, ENFORCES_EXECS, InForce},
     record::{
         Call, Exec, FLAG_ARGV_TRUNCATED, FLAG_HAS_FILE, Kind, Outcome, PATH_BYTES_MAX, RULE_NONE,
     },
@@ -22,7 +23,8 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
-    carry_out::{Power, carry_out, is_agent, refusal},
+    carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
+    clean::{self, Place},
     emit::{self, Count, count, kind_and_call},
     file_open::identity,
     judge,
@@ -48,7 +50,10 @@ pub fn decide_exec(ctx: ProbeContext) -> u32 {
         count(Hook::ProcessExec, Count::Missed);
         return 0;
     };
-    let _ = decide(scratch::KPROBE, scratch, bprm, Power::Signal);
+    if let Ok(filename) = read::<u64>(bprm, offset!(bprm_filename)) {
+        coming_comm(scratch::KPROBE, filename);
+        let _ = decide(scratch::KPROBE, scratch, bprm, Power::Signal);
+    }
     scratch::release(scratch);
     0
 }
@@ -90,10 +95,8 @@ const PROT_EXEC: u64 = 4;
 
 #[inline(always)]
 fn decide_mapping(file: Pointer) -> bool {
-    let Some((_, plan)) = judge::active() else {
-        return false;
-    };
-    if plan.exec.is_empty() {
+    let in_force = judge::in_force();
+    if !in_force.has(ASKS_ABOUT_EXECS) {
         return false;
     }
     let task = current_task();
@@ -105,9 +108,13 @@ fn decide_mapping(file: Pointer) -> bool {
         // Judged when it was executed.
         return false;
     }
+    let key = key_of(in_force, task, file, &BY_ITS_OWN_NAME);
+    if key != 0 && clean::contains(key) {
+        return false;
+    }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::OtherOpen, Count::Missed);
-        return false;
+        return in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, Power::Refuse);
     };
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -133,41 +140,116 @@ fn decide_mapping(file: Pointer) -> bool {
         if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
             record_open::judged(slot, scratch, Call::Mmap, file, task, &judged, refused);
         }
+    } else {
+        // SAFETY: taken by this program.
+        remember(key, unsafe { &*scratch }, task);
     }
     scratch::release(scratch);
     refused
 }
 
+/// Stands for the command name of a file that is mapped: its own name, which
+/// is part of its place. No command name begins with a NUL.
+const BY_ITS_OWN_NAME: [u64; 2] = [0, 1];
+
+/// Returns the key of a file that is executed under a command name; 0 when a
+/// rule may know it by its inode.
 #[inline(always)]
-fn decide_preemptibly(bprm: u64, power: Power) -> bool {
-    let Some((slot, scratch)) = scratch::acquire_for_return() else {
-        count(Hook::ProcessExec, Count::Missed);
-        return false;
+fn key_of(in_force: InForce, task: Pointer, file: Pointer, comm: &[u64; 2]) -> u64 {
+    let Some(plan) = judge::plan(in_force) else {
+        return 0;
     };
-    let refused = decide(slot, scratch, bprm, power);
-    scratch::release(scratch);
-    refused.unwrap_or(false)
+    let inode: Pointer = field!(file, file_inode);
+    if plan.identities.may_contain(field!(inode, inode_number)) {
+        return 0;
+    }
+    let dentry: Pointer = field!(file, file_dentry);
+    let mount: Pointer = field!(file, file_mnt);
+    Place::directory(plan.seed[1], task, mount, dentry).map_or(0, |directory| {
+        directory.file(dentry, inode).executed_as(comm).key()
+    })
 }
 
-/// Decides; true: the exec is refused.
+/// Remembers that nothing but the command name and the path had to be looked
+/// at to know that no rule matches.
+#[inline(always)]
+fn remember(key: u64, state: &Scratch, task: Pointer) {
+    if key != 0
+        && state.settled != 0
+        && clean::may_remember(state.target_mount, state.target_dentry, task as u64)
+    {
+        clean::insert(key);
+    }
+}
+
+#[inline(always)]
+fn decide_preemptibly(bprm: Pointer, power: Power) -> bool {
+    let in_force = judge::in_force();
+    let task = current_task();
+    let file: Pointer = field!(bprm, bprm_file);
+    if !in_force.has(ASKS_ABOUT_EXECS) {
+        note_unmatched(file, task);
+        return false;
+    }
+    let Some((slot, scratch)) = scratch::acquire_for_return() else {
+        count(Hook::ProcessExec, Count::Missed);
+        return in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, power);
+    };
+    coming_comm(slot, field!(bprm, bprm_filename));
+    // SAFETY: taken by this program.
+    let comm = unsafe { (*scratch).comm };
+    let key = key_of(in_force, task, file, &comm);
+    let refused = if key != 0 && clean::contains(key) {
+        note_unmatched(file, task);
+        false
+    } else {
+        let refused = decide(slot, scratch, bprm as u64, power).unwrap_or(false);
+        // SAFETY: taken by this program.
+        let state = unsafe { &*scratch };
+        if state.rule == u64::from(RULE_NONE) {
+            remember(key, state, task);
+        }
+        refused
+    };
+    scratch::release(scratch);
+    refused
+}
+
+/// Notes for the exec's event that no rule matched this file.
+#[inline(always)]
+fn note_unmatched(file: Pointer, task: Pointer) {
+    let Some(exec) = exec_of(task as u64) else {
+        return;
+    };
+    if exec.judged.judged == 0 {
+        exec.judged.judged = 1;
+        exec.judged.generation = judge::generation();
+    }
+    if exec.judged.rule == u32::from(RULE_NONE) {
+        let inode: Pointer = field!(file, file_inode);
+        let superblock: Pointer = field!(inode, inode_super);
+        exec.inode = field!(inode, inode_number);
+        exec.device = field!(superblock, super_device);
+    }
+}
+
+/// Decides about the file of an exec and the command name in the scratch
+/// buffer; true: the exec is refused.
 #[inline(always)]
 fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<bool, Unreadable> {
+    // SAFETY: taken by this program.
+    let state = unsafe { &mut *scratch };
+    state.trigger = Trigger::Exec as u64;
+    state.access = 0;
+    state.flags = 0;
+    state.rule = 0;
+    let file = read::<u64>(bprm, offset!(bprm_file))?;
+    walk::aim(scratch, file);
+    let matched = judge::judge(slot) != 0;
     // SAFETY: no precondition.
     let task = unsafe { bpf_get_current_task() };
-    let file = read::<u64>(bprm, offset!(bprm_file))?;
-    let filename = read::<u64>(bprm, offset!(bprm_filename))?;
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    walk::aim(scratch, file);
-    {
-        // SAFETY: taken by this program.
-        let state = unsafe { &mut *scratch };
-        state.trigger = Trigger::Exec as u64;
-        state.access = 0;
-        state.flags = 0;
-    }
-    coming_comm(slot, filename);
-    let matched = judge::judge(slot) != 0;
 
     let exec = match exec_of(task) {
         Some(exec) => exec,
@@ -199,6 +281,7 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
     }
     if refused && exec.call == Call::None as u32 {
         // No system call returns that could tell.
+        let filename = read::<u64>(bprm, offset!(bprm_filename)).unwrap_or(0);
         report_refusal(slot, scratch, exec, filename);
         let _ = EXECS.remove(task);
     }

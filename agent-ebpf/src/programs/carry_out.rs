@@ -16,6 +16,7 @@ use crate::{
     memory::{Unreadable, read},
     offsets::{AGENT_TGID, KILLS_PER_MINUTE, offset, setting},
     scratch::Scratch,
+    typed::{Pointer, field},
 };
 
 const SIGKILL: u32 = 9;
@@ -44,6 +45,15 @@ pub enum Power {
     Signal,
     /// Refuse the operation.
     Refuse,
+}
+
+/// Says whether an operation is refused that nobody could judge, for want of a
+/// buffer, while some rule might have refused it.
+#[inline(always)]
+pub fn refuse_unjudged(task: Pointer, power: Power) -> bool {
+    let tgid: u32 = field!(task, task_tgid);
+    let flags: u32 = field!(task, task_flags);
+    power == Power::Refuse && tgid != 1 && flags & PF_KTHREAD == 0 && !is_agent(tgid)
 }
 
 /// Returns `-EPERM` as a value that the compiler cannot do arithmetic with:

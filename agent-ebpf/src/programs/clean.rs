@@ -7,106 +7,120 @@
 //! rules, and that nothing has moved since.
 //!
 //! ```text
-//! directory  = mount · namespace · its mount event · inode · i_generation · moves
-//! file       = directory · inode · i_generation · hash and length of the name
+//! directory  = mount · namespace · its mount event · moves · inode
+//! file       = directory · hash and length of the name · inode · i_generation
 //! ```
 //!
 //! A mount that changes place gives its namespace a new event number, which
 //! the kernel never gives out twice. A directory that changes place, or goes,
-//! is counted in [`MOVES`]. A key is 64 bits under the generation's secret
-//! seed: nobody outside can look for two with one value.
+//! is counted in [`MOVES`]. An exec's place also has the command name that the
+//! new image gets. See [`crate::hash`] for what the keys are worth.
 
-use aya_ebpf::{
-    macros::{fexit, map},
-    maps::Array,
-    programs::FExitContext,
-};
+use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use crate::{
+    global::Global,
+    hash::{self, Hash},
     memory::{atomic_add, read},
     offsets::offset,
     typed::{Pointer, field, number},
 };
 
-/// Words of the table: 128 KiB. A busy machine opens files of some thousand
+/// Places of the table: 128 KiB. A busy machine opens files of some thousand
 /// directories; one that lost its place is walked again.
-const SLOTS: u32 = 1 << 14;
+const PLACE_BITS: u32 = 14;
 
-#[map]
-static CLEAN: Array<u64> = Array::with_max_entries(SLOTS, 0);
+static CLEAN: Global<[u64; 1 << PLACE_BITS]> = Global::new([0; 1 << PLACE_BITS]);
 
 /// Directories that were renamed, exchanged, spliced or removed.
-#[map]
-static MOVES: Array<u64> = Array::with_max_entries(1, 0);
+static MOVES: Global<u64> = Global::new(0);
 
-/// Mixes a word into a key. The finaliser's constants are MurmurHash3's.
-#[inline(always)]
-pub fn mix(key: u64, word: u64) -> u64 {
-    let mixed = (key ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    mixed ^ (mixed >> 32)
-}
+/// Where something is, hashed.
+#[derive(Clone, Copy)]
+pub struct Place(Hash);
 
-/// Returns the key of a file's directory.
-#[inline(always)]
-pub fn directory_key(seed: u64, task: Pointer, mount: Pointer, dentry: Pointer) -> u64 {
-    let Some(moves) = MOVES.get_ptr(0) else {
-        return 0;
-    };
-    let nsproxy: Pointer = field!(task, task_nsproxy);
-    let namespace: Pointer = field!(nsproxy, nsproxy_mnt_ns);
-    let event: u64 = field!(namespace, mnt_ns_event);
-    if event == 0 {
-        // Nothing tells this namespace from another one at its place.
-        return 0;
+impl Place {
+    /// Returns the directory of a name, as far as it can be told from others:
+    /// under a generation's seed, in the mount and the task's namespace.
+    #[inline(always)]
+    pub fn directory(seed: u64, task: Pointer, mount: Pointer, dentry: Pointer) -> Option<Self> {
+        let nsproxy: Pointer = field!(task, task_nsproxy);
+        let namespace: Pointer = field!(nsproxy, nsproxy_mnt_ns);
+        let event: u64 = field!(namespace, mnt_ns_event);
+        if event == 0 {
+            // Nothing tells this namespace from another one at its place.
+            return None;
+        }
+        let parent: Pointer = field!(dentry, dentry_parent);
+        let inode: Pointer = field!(parent, dentry_inode);
+        let base = MOVES.place();
+        Some(Self(
+            Hash::start(seed)
+                .word::<0>(number(mount, base))
+                .word::<1>(number(namespace, base))
+                .word::<2>(event)
+                .word::<3>(MOVES.get())
+                .word::<4>(field!(inode, inode_number)),
+        ))
     }
-    let parent: Pointer = field!(dentry, dentry_parent);
-    let inode: Pointer = field!(parent, dentry_inode);
-    // SAFETY: a live map value; a torn read is impossible for one word.
-    let moved = unsafe { core::ptr::read_volatile(moves) };
-    let mut key = mix(seed, number(mount, moves));
-    key = mix(key, number(namespace, moves));
-    key = mix(key, event);
-    let generation: u32 = field!(inode, inode_generation);
-    key = mix(key, moved << 32 | u64::from(generation));
-    key = mix(key, field!(inode, inode_number));
-    key | 1
+
+    /// Returns a file in this directory.
+    #[inline(always)]
+    #[must_use]
+    pub fn file(self, dentry: Pointer, inode: Pointer) -> Self {
+        let name: u32 = field!(dentry, dentry_name_hash);
+        let length: u32 = field!(dentry, dentry_name_length);
+        let generation: u32 = field!(inode, inode_generation);
+        Self(
+            self.0
+                .word::<5>(u64::from(name))
+                .word::<6>(u64::from(length))
+                .word::<7>(field!(inode, inode_number))
+                .word::<8>(u64::from(generation)),
+        )
+    }
+
+    /// Returns this place for execs of it under a command name.
+    #[inline(always)]
+    #[must_use]
+    pub fn executed_as(self, comm: &[u64; 2]) -> Self {
+        Self(self.0.word::<9>(comm[0]).word::<10>(comm[1]))
+    }
+
+    /// Returns the place's key, never 0.
+    #[inline(always)]
+    pub fn key(self) -> u64 {
+        self.0.finish()
+    }
 }
 
-/// Returns the key of a file in a directory.
-#[inline(always)]
-pub fn file_key(directory: u64, dentry: Pointer, inode: Pointer) -> u64 {
-    let hash: u32 = field!(dentry, dentry_name_hash);
-    let length: u32 = field!(dentry, dentry_name_length);
-    let mut key = mix(directory, u64::from(hash) << 32 | u64::from(length));
-    let generation: u32 = field!(inode, inode_generation);
-    key = mix(key, u64::from(generation));
-    key = mix(key, field!(inode, inode_number));
-    key | 1
-}
-
-/// Says whether a key is known.
+/// Says whether the place of a key is known to concern no rule.
 #[inline(always)]
 pub fn contains(key: u64) -> bool {
-    CLEAN
-        .get_ptr((key >> 40) as u32 & (SLOTS - 1))
-        // SAFETY: a live map value of one word.
-        .is_some_and(|place| unsafe { core::ptr::read_volatile(place) } == key)
+    // SAFETY: the place of one word.
+    unsafe { core::ptr::read_volatile(CLEAN.element(hash::place::<PLACE_BITS>(key))) == key }
 }
 
-/// Remembers a key.
+/// Remembers that the place of a key concerns no rule.
 #[inline(always)]
 pub fn insert(key: u64) {
-    if let Some(place) = CLEAN.get_ptr_mut((key >> 40) as u32 & (SLOTS - 1)) {
-        // SAFETY: a live map value of one word.
-        unsafe { core::ptr::write_volatile(place, key) };
-    }
+    // SAFETY: the place of one word.
+    unsafe { core::ptr::write_volatile(CLEAN.element(hash::place::<PLACE_BITS>(key)), key) };
+}
+
+/// Says whether what a walk found out about a name may be remembered: the
+/// mount is the task's namespace's, and a file that is a mount of its own is
+/// not where its directory is. All are plain numbers.
+#[inline(always)]
+pub fn may_remember(vfsmount: u64, dentry: u64, task: u64) -> bool {
+    mount_is_of_task(vfsmount, task) && !is_mount_root(vfsmount, dentry)
 }
 
 /// Says whether a mount belongs to the namespace of a task: only then the
 /// namespace's event number stands for the mount's place. Both are plain
 /// numbers.
 #[inline(always)]
-pub fn mount_is_of_task(vfsmount: u64, task: u64) -> bool {
+fn mount_is_of_task(vfsmount: u64, task: u64) -> bool {
     let mount = vfsmount.wrapping_sub(u64::from(offset!(mount_vfsmount)));
     let of_mount = read::<u64>(mount, offset!(mount_mnt_ns));
     let of_task = read::<u64>(task, offset!(task_nsproxy))
@@ -116,16 +130,14 @@ pub fn mount_is_of_task(vfsmount: u64, task: u64) -> bool {
 
 /// Says whether a name is the root of its mount. Both are plain numbers.
 #[inline(always)]
-pub fn is_mount_root(vfsmount: u64, dentry: u64) -> bool {
+fn is_mount_root(vfsmount: u64, dentry: u64) -> bool {
     !matches!(read::<u64>(vfsmount, offset!(vfsmount_root)), Ok(root) if root != dentry)
 }
 
 #[inline(always)]
 fn moved() {
-    if let Some(moves) = MOVES.get_ptr_mut(0) {
-        // SAFETY: a live map value.
-        unsafe { atomic_add(moves, 1) };
-    }
+    // SAFETY: a live static.
+    unsafe { atomic_add(MOVES.place(), 1) };
 }
 
 /// `S_IFMT` and `S_IFDIR`, include/uapi/linux/stat.h.
@@ -151,8 +163,7 @@ fn is_directory(dentry: Pointer) -> bool {
 }
 
 /// `int vfs_rmdir(struct user_namespace *, struct inode *, struct dentry *)`,
-/// fs/namei.c: an inode number may come again, on file systems without
-/// generations in the same guise.
+/// fs/namei.c: the directory's inode number may come again.
 #[fexit]
 pub fn directory_removed(_: FExitContext) -> i32 {
     moved();

@@ -20,7 +20,7 @@ use crate::{
     offsets::offset,
     progress::Judged,
     scratch::{self, RECORD_CAPACITY, Scratch, TEXT_END},
-    typed::{Pointer, field, load},
+    typed::{Pointer, field},
 };
 
 /// Records on their way to user space. The agent sets its size.
@@ -156,7 +156,7 @@ pub fn begin_typed(scratch: *mut Scratch, kind_and_call: u32, result: i32, task:
         None => 0,
     };
     let process = &mut header.process;
-    let comm: [u64; 2] = [field!(task, task_comm), load(task, offset!(task_comm) + 8)];
+    let comm: [u64; 2] = [field!(task, task_comm), field!(task, task_comm, 1)];
     // SAFETY: both are 16 bytes, aligned to 8.
     unsafe { *process.comm.as_mut_ptr().cast::<[u64; 2]>() = comm };
     process.tgid = field!(task, task_tgid);

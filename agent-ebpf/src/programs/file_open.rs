@@ -13,6 +13,7 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Action, Trigger},
+    plan::ASKS_ABOUT_OPENS,
     record::{Call, FLAG_HAS_FILE, Kind, Open, Outcome, RULE_NONE},
 };
 
@@ -31,7 +32,9 @@ use crate::{
 pub const FMODE_EXEC: u32 = 0x20;
 pub const FMODE_READ: u32 = 1;
 pub const FMODE_WRITE: u32 = 2;
+pub const O_CREAT: u32 = 0o100;
 pub const O_TRUNC: u32 = 0o1000;
+pub const O_PATH: u32 = 0o10_000_000;
 
 /// Largest errno, include/linux/err.h.
 const MAX_ERRNO: i64 = 4095;
@@ -73,7 +76,7 @@ pub fn decide_open(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn try_decide(file: u64) -> Result<(), Unreadable> {
-    let (asked_about, generation) = judge::asks_about_opens();
+    let asked_about = judge::in_force().has(ASKS_ABOUT_OPENS);
     let record_all = setting!(RECORD_OPENS) != 0;
     if !asked_about && !record_all {
         return Ok(());
@@ -93,7 +96,7 @@ fn try_decide(file: u64) -> Result<(), Unreadable> {
     if !asked_about && let Some(open) = open {
         if open.judged.judged == 0 {
             open.judged.judged = 1;
-            open.judged.generation = generation;
+            open.judged.generation = judge::generation();
         }
         return Ok(());
     }
@@ -274,8 +277,7 @@ fn try_leave(ctx: &FExitContext) -> Result<(), Unreadable> {
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     if setting!(RECORD_OPENS) == OPENS_FIRST && open.judged.rule == u32::from(RULE_NONE) {
         let file = plain(ctx.arg::<u64>(3));
-        if !is_errno(file) && seen_before(task, file, kernel_flags).unwrap_or(false) {
-            seen::repeat(tgid);
+        if !is_errno(file) && is_repeat(task, file, kernel_flags).unwrap_or(false) {
             count(Hook::FileOpen, Count::Repeated);
             return Ok(());
         }
@@ -302,11 +304,11 @@ fn try_leave(ctx: &FExitContext) -> Result<(), Unreadable> {
 
 /// Says whether the process opened the file for this access before.
 #[inline(always)]
-fn seen_before(task: u64, file: u64, open_flags: u32) -> Result<bool, Unreadable> {
+fn is_repeat(task: u64, file: u64, open_flags: u32) -> Result<bool, Unreadable> {
     let leader = read::<u64>(task, offset!(task_group_leader))?;
     let inode = read::<u64>(file, offset!(file_inode))?;
     let superblock = read::<u64>(inode, offset!(inode_super))?;
-    Ok(seen::before(&seen::Touch {
+    Ok(seen::is_repeat(&seen::Touch {
         start: read(leader, offset!(task_start))?,
         image: read(task, offset!(task_exec_id))?,
         tgid: read(task, offset!(task_tgid))?,

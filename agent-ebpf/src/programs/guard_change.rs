@@ -8,13 +8,13 @@ use aya_ebpf::{helpers::generated::bpf_get_current_pid_tgid, macros::lsm, progra
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Trigger},
-    plan::{ASKS_ABOUT_OPENS, OPENS_WITHOUT_PATH},
+    plan::{ASKS_ABOUT_OPENS, ENFORCES_OPENS, InForce, READS_WITHOUT_PATH, WRITES_WITHOUT_PATH},
     record::{Call, Outcome},
 };
 
 use crate::{
-    carry_out::{Power, carry_out, is_agent, refusal},
-    clean,
+    carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
+    clean::{self, Place},
     emit::{Count, count},
     file_open::own_comm,
     judge::{self, NOTHING_IN_DIRECTORY},
@@ -39,25 +39,18 @@ struct Change {
 /// Decides; true: the change is refused.
 #[inline(always)]
 fn decide(change: &Change) -> bool {
-    let Some((_, plan)) = judge::active() else {
-        return false;
-    };
-    if plan.flags & ASKS_ABOUT_OPENS == 0 {
+    let in_force = judge::in_force();
+    if !in_force.has(ASKS_ABOUT_OPENS) {
         return false;
     }
     let task = current_task();
-    let inode = inode_of(change.dentry);
-    let number = read::<u64>(inode, offset!(inode_number)).unwrap_or(0);
-    let mut directory = 0;
-    if plan.flags & OPENS_WITHOUT_PATH == 0 && !plan.identities.may_contain(number) {
-        directory = clean::directory_key(plan.seed[0], task, change.mount, change.dentry);
-        if directory != 0 && clean::contains(directory) {
-            return false;
-        }
+    let directory = directory_of(in_force, change, task);
+    if directory.is_some_and(clean::contains) {
+        return false;
     }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::OtherOpen, Count::Missed);
-        return false;
+        return in_force.has(ENFORCES_OPENS) && refuse_unjudged(task, Power::Refuse);
     };
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -72,10 +65,9 @@ fn decide(change: &Change) -> bool {
     own_comm(state);
     let mut refused = false;
     if judge::judge(slot) == 0 {
-        if directory != 0
+        if let Some(directory) = directory
             && state.concerns == NOTHING_IN_DIRECTORY
-            && clean::mount_is_of_task(state.target_mount, task as u64)
-            && !clean::is_mount_root(state.target_mount, state.target_dentry)
+            && clean::may_remember(state.target_mount, state.target_dentry, task as u64)
         {
             clean::insert(directory);
         }
@@ -99,6 +91,21 @@ fn decide(change: &Change) -> bool {
     }
     scratch::release(scratch);
     refused
+}
+
+/// Returns the key of the name's directory where that may settle the change:
+/// every rule gives a path, and none knows the file by its inode.
+#[inline(always)]
+fn directory_of(in_force: InForce, change: &Change, task: Pointer) -> Option<u64> {
+    if in_force.has(READS_WITHOUT_PATH | WRITES_WITHOUT_PATH) {
+        return None;
+    }
+    let plan = judge::plan(in_force)?;
+    let number = read::<u64>(inode_of(change.dentry), offset!(inode_number)).unwrap_or(0);
+    if plan.identities.may_contain(number) {
+        return None;
+    }
+    Place::directory(plan.seed[0], task, change.mount, change.dentry).map(Place::key)
 }
 
 /// Decides about a name in a directory.

@@ -14,13 +14,13 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Trigger},
-    plan::{ASKS_ABOUT_OPENS, OPENS_WITHOUT_PATH, Plan},
+    plan::{ASKS_ABOUT_OPENS, ENFORCES_OPENS, InForce, READS_WITHOUT_PATH, WRITES_WITHOUT_PATH},
     record::{Call, Outcome},
 };
 
 use crate::{
-    carry_out::{Power, carry_out, is_agent, refusal},
-    clean,
+    carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
+    clean::{self, Place},
     emit::{Count, count},
     file_open::{FMODE_EXEC, FMODE_READ, FMODE_WRITE, O_TRUNC, own_comm},
     judge::{self, NOT_THIS_FILE, NOTHING_IN_DIRECTORY},
@@ -62,84 +62,110 @@ pub fn watch_open(ctx: FEntryContext) -> i32 {
 /// Decides; true: the open is refused.
 #[inline(always)]
 fn decide(file: Pointer, power: Power, call: Call) -> bool {
-    let Some((_, plan)) = judge::active() else {
+    let in_force = judge::in_force();
+    if !in_force.has(ASKS_ABOUT_OPENS) {
         return false;
-    };
-    if plan.flags & ASKS_ABOUT_OPENS == 0 {
+    }
+    let task = current_task();
+    let shortcut = Shortcut::of(in_force, file, task);
+    if shortcut.settles {
         return false;
     }
     let flags: u32 = field!(file, file_flags);
     if flags & FMODE_EXEC != 0 {
         return false;
     }
-    let task = current_task();
-    let keys = Keys::of(plan, file, task);
-    if keys.known {
-        return false;
-    }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::OtherOpen, Count::Missed);
-        return false;
+        return in_force.has(ENFORCES_OPENS) && refuse_unjudged(task, power);
     };
-    let refused = judge_open(slot, scratch, file, flags, task, &keys, power, call);
+    let refused = judge_open(slot, scratch, file, flags, task, &shortcut, power, call);
     scratch::release(scratch);
     refused.unwrap_or(false)
 }
 
 /// What may be known of the open's place already.
-struct Keys {
+struct Shortcut {
+    /// Key of the directory, 0 for none.
     directory: u64,
+    /// Key of the file, 0 for none.
     file: u64,
     /// No rule concerns it.
-    known: bool,
+    settles: bool,
 }
 
-impl Keys {
+impl Shortcut {
     #[inline(always)]
-    fn of(plan: &Plan, file: Pointer, task: Pointer) -> Self {
-        let mut keys = Self {
+    fn of(in_force: InForce, file: Pointer, task: Pointer) -> Self {
+        let mut shortcut = Self {
             directory: 0,
             file: 0,
-            known: false,
+            settles: false,
         };
-        if plan.flags & OPENS_WITHOUT_PATH != 0 {
-            return keys;
+        if in_force.has(READS_WITHOUT_PATH | WRITES_WITHOUT_PATH)
+            && !gives_path(
+                in_force,
+                access(field!(file, file_mode), field!(file, file_flags)),
+            )
+        {
+            return shortcut;
         }
+        let Some(plan) = judge::plan(in_force) else {
+            return shortcut;
+        };
         let inode: Pointer = field!(file, file_inode);
         if plan.identities.may_contain(field!(inode, inode_number)) {
-            return keys;
+            return shortcut;
         }
         let dentry: Pointer = field!(file, file_dentry);
         let mount: Pointer = field!(file, file_mnt);
-        keys.directory = clean::directory_key(plan.seed[0], task, mount, dentry);
-        if keys.directory == 0 {
-            return keys;
+        let Some(directory) = Place::directory(plan.seed[0], task, mount, dentry) else {
+            return shortcut;
+        };
+        shortcut.directory = directory.key();
+        shortcut.settles = clean::contains(shortcut.directory);
+        if !shortcut.settles {
+            shortcut.file = directory.file(dentry, inode).key();
+            shortcut.settles = clean::contains(shortcut.file);
         }
-        if clean::contains(keys.directory) {
-            keys.known = true;
-            return keys;
-        }
-        keys.file = clean::file_key(keys.directory, dentry, inode);
-        keys.known = clean::contains(keys.file);
-        keys
+        shortcut
     }
 
     /// Remembers what the walk found out.
     #[inline(always)]
     fn remember(&self, state: &Scratch, task: u64) {
-        if self.directory == 0 || !clean::mount_is_of_task(state.target_mount, task) {
-            return;
-        }
-        // A file that is a mount of its own is not where its directory is.
-        if clean::is_mount_root(state.target_mount, state.target_dentry) {
-            return;
-        }
-        match state.concerns {
-            NOTHING_IN_DIRECTORY => clean::insert(self.directory),
-            NOT_THIS_FILE => clean::insert(self.file),
-            _ => {}
+        let key = match state.concerns {
+            NOTHING_IN_DIRECTORY => self.directory,
+            NOT_THIS_FILE => self.file,
+            _ => 0,
+        };
+        if key != 0 && clean::may_remember(state.target_mount, state.target_dentry, task) {
+            clean::insert(key);
         }
     }
+}
+
+/// Says whether every rule about this access gives a path.
+#[inline(always)]
+fn gives_path(in_force: InForce, access: u32) -> bool {
+    match access {
+        ACCESS_READ => !in_force.has(READS_WITHOUT_PATH),
+        ACCESS_WRITE => !in_force.has(WRITES_WITHOUT_PATH),
+        // Both, or neither: then rules about both count.
+        _ => false,
+    }
+}
+
+/// Returns what an open is judged as: `ACCESS_*`.
+#[inline(always)]
+fn access(mode: u32, flags: u32) -> u32 {
+    const _: () = assert!(FMODE_READ == ACCESS_READ && FMODE_WRITE == ACCESS_WRITE);
+    let truncates = if flags & O_TRUNC != 0 {
+        ACCESS_WRITE
+    } else {
+        0
+    };
+    mode & (FMODE_READ | FMODE_WRITE) | truncates
 }
 
 #[inline(always)]
@@ -149,7 +175,7 @@ fn judge_open(
     file: Pointer,
     flags: u32,
     task: Pointer,
-    keys: &Keys,
+    shortcut: &Shortcut,
     power: Power,
     call: Call,
 ) -> Result<bool, Unreadable> {
@@ -166,16 +192,10 @@ fn judge_open(
     state.target_inode = inode;
     state.trigger = Trigger::Open as u64;
     state.flags = 0;
-    state.access = 0;
-    if mode & FMODE_READ != 0 {
-        state.access |= u64::from(ACCESS_READ);
-    }
-    if mode & FMODE_WRITE != 0 || flags & O_TRUNC != 0 {
-        state.access |= u64::from(ACCESS_WRITE);
-    }
+    state.access = u64::from(access(mode, flags));
     own_comm(state);
     if judge::judge(slot) == 0 {
-        keys.remember(state, task as u64);
+        shortcut.remember(state, task as u64);
         if !judge::is_clear(&state.path_hits) {
             judge::learn(state, dentry);
         }

@@ -10,37 +10,44 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     digest::{Digest, Dimension, Key},
     matching::Evaluation,
-    plan::{DIRECTORIES_BY_IDENTITY, Entry, IDENTITY_BITS, Plan, RuleSet, Word, depth_bit},
+    plan::{DIRECTORIES_BY_IDENTITY, Entry, Identities, InForce, Plan, RuleSet, Word, depth_bit},
     record::{FLAG_PATH_UNRESOLVED, PATH_COMPONENTS_MAX, RULE_NONE},
 };
 
 use crate::{
+    global::Global,
     memory::{Unreadable, atomic_or, hide, read},
     offsets::offset,
     scratch::{self, Scratch},
     walk,
 };
 
-/// 0 or 1: the plan in force.
-#[map]
-static ACTIVE_PLAN: Array<u32> = Array::with_max_entries(1, 0);
+/// The plan in force.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.in_force")]
+static IN_FORCE: Global<InForce> = Global::new(InForce(0));
 
 /// The plan in force and the one being built.
 #[map]
 static PLANS: Array<Plan> = Array::with_max_entries(2, 0);
 
-/// Names that rules give, of both plans. Only user space writes it, so its
-/// entries are allocated one by one.
+/// Names that rules give, of both plans, and the files that were seen under
+/// them. Entries are seldom made, so they are allocated one by one.
 #[map]
 static POLICY: HashMap<Key, Entry> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-/// Returns the number of the plan in force, and the plan.
+/// Says which plan is in force.
 #[inline(always)]
-pub fn active() -> Option<(u32, &'static Plan)> {
-    let slot = *ACTIVE_PLAN.get(0)? & 1;
-    Some((slot, PLANS.get(slot)?))
+pub fn in_force() -> InForce {
+    IN_FORCE.get()
+}
+
+/// Returns a plan.
+#[inline(always)]
+pub fn plan(in_force: InForce) -> Option<&'static Plan> {
+    PLANS.get(in_force.slot())
 }
 
 /// A rule names the file or a directory above it, or nobody looked.
@@ -53,15 +60,7 @@ pub const NOTHING_IN_DIRECTORY: u64 = 2;
 /// Returns the generation in force.
 #[inline(always)]
 pub fn generation() -> u64 {
-    active().map_or(0, |(_, plan)| plan.generation)
-}
-
-/// Says whether any rule is about opens, and the generation that says so.
-#[inline(always)]
-pub fn asks_about_opens() -> (bool, u64) {
-    active().map_or((false, 0), |(_, plan)| {
-        (!plan.open.is_empty(), plan.generation)
-    })
+    plan(in_force()).map_or(0, |plan| plan.generation)
 }
 
 /// Decides about the file and command name in a scratch buffer, and leaves
@@ -83,8 +82,11 @@ pub extern "C" fn judge(slot: u32) -> i32 {
     state.generation = 0;
     state.concerns = A_RULE;
     state.names_children = 0;
+    state.settled = 1;
     clear(&mut state.path_hits);
-    let Some((plan_slot, plan)) = active() else {
+    let in_force = in_force();
+    let plan_slot = in_force.slot();
+    let Some(plan) = plan(in_force) else {
         return 0;
     };
     state.generation = plan.generation;
@@ -137,6 +139,7 @@ pub extern "C" fn judge(slot: u32) -> i32 {
             state.evaluation.narrow(plan, Word::Path, &state.hits);
         } else {
             state.flags |= u64::from(FLAG_PATH_UNRESOLVED);
+            state.settled = 0;
             if is_clear(&state.hits) {
                 state.evaluation.doubt_path(plan);
             } else {
@@ -148,6 +151,8 @@ pub extern "C" fn judge(slot: u32) -> i32 {
     if state.evaluation.is_over() {
         return 0;
     }
+
+    state.settled = 0;
 
     if state.evaluation.needs(plan, Word::Exe) {
         clear(&mut state.hits);
@@ -178,7 +183,7 @@ fn clear(hits: &mut Entry) {
 
 #[inline(always)]
 fn add_hits(state: &mut Scratch, key: Key) {
-    // SAFETY: entries of a plan in force are not written or removed.
+    // SAFETY: entries of a plan in force are added, but never changed or removed.
     if let Some(entry) = unsafe { POLICY.get(key) } {
         state.hits.add(entry);
     }
@@ -226,10 +231,10 @@ pub fn learn(state: &mut Scratch, dentry: u64) {
     if POLICY.insert(key, state.path_hits, 0).is_err() {
         return;
     }
-    let bit = (identity.inode ^ identity.inode >> 10) as usize & (IDENTITY_BITS - 1);
+    let bit = Identities::bit(identity.inode);
     // SAFETY: a live map value.
     let words = unsafe { (&raw mut (*plan).identities).cast::<u64>() };
-    // SAFETY: the bit is below IDENTITY_BITS.
+    // SAFETY: the bit is one of the set's.
     let word = unsafe { words.add(bit / 64) };
     // SAFETY: a live map value of one word.
     unsafe { atomic_or(word, 1 << (bit % 64)) };
@@ -357,7 +362,7 @@ pub extern "C" fn match_step(slot: u32, entered: u32) -> i32 {
             dimension: Dimension::Parent as u32,
             ..key(state, 0)
         };
-        // SAFETY: entries of a plan in force are not written or removed.
+        // SAFETY: as in `add_hits`.
         state.names_children = u64::from(unsafe { POLICY.get(parent) }.is_some());
     }
     // The digests lie leaf first.

@@ -1,7 +1,7 @@
 //! What the agent tells the programs before it loads them. The verifier takes
 //! these as constants, so a switch that is off costs nothing.
 
-use shrike_agent_ebpf::offset::Offsets;
+use shrike_agent_ebpf::{HASH_WORDS, offset::Offsets};
 
 /// Where the running kernel keeps its fields.
 #[unsafe(no_mangle)]
@@ -21,10 +21,9 @@ pub const OPENS_ALL: u32 = 1;
 /// The first open of each process, file and access is an event.
 pub const OPENS_FIRST: u32 = 2;
 
-/// Random, and the agent's secret: nobody can look for two opens that the
-/// tables take for one.
+/// Random, odd, and the agent's secret: see [`crate::hash`].
 #[unsafe(no_mangle)]
-pub static SEEN_SEED: u64 = 0;
+pub static HASH_KEYS: [u64; HASH_WORDS] = [0; HASH_WORDS];
 
 /// Kills of one rule within a minute before it is only observed; 0: no limit.
 #[unsafe(no_mangle)]

@@ -18,7 +18,7 @@ use crate::{
     memory::{Unreadable, read},
     offsets::offset,
     progress::{EXECS, OPENS},
-    scratch, seen,
+    scratch, seen, verdicts,
 };
 
 /// `SIGNAL_GROUP_EXIT`, include/linux/sched/signal.h.
@@ -44,6 +44,7 @@ fn try_exit() -> Result<(), Unreadable> {
     let task = unsafe { bpf_get_current_task() };
     let _ = OPENS.remove(task);
     let _ = EXECS.remove(task);
+    verdicts::forget(task);
     if read::<u32>(task, offset!(task_flags))? & PF_KTHREAD != 0 {
         return Ok(());
     }
@@ -52,8 +53,8 @@ fn try_exit() -> Result<(), Unreadable> {
         return Ok(());
     }
     let leader = read::<u64>(task, offset!(task_group_leader))?;
+    let start = read::<u64>(leader, offset!(task_start))?;
     if read::<u32>(signal, offset!(signal_nr_threads))? > 1 {
-        let start = read::<u64>(leader, offset!(task_start))?;
         if EXITED.insert([signal, start], 0, BPF_NOEXIST).is_err() {
             return Ok(());
         }
@@ -83,7 +84,7 @@ fn try_exit() -> Result<(), Unreadable> {
         let body = unsafe { &mut *emit::body::<Exit>(scratch) };
         body.wait_status = wait_status;
         body.padding = 0;
-        body.repeated_opens = seen::take_repeats(tgid);
+        body.repeated_opens = seen::take_repeats(tgid, start);
         emit::submit(slot, Hook::ProcessExit as u32, 0, 0);
     }
     scratch::release(scratch);

@@ -22,7 +22,7 @@ use shrike_agent_ebpf::{
 use crate::{
     carry_out::{PF_KTHREAD, is_agent},
     emit::{self, Count, count, kind_and_call},
-    file_open::{FMODE_EXEC, clear_file},
+    file_open::{FMODE_EXEC, O_PATH, clear_file},
     judge,
     memory::{Unreadable, read},
     offsets::{OPENS_FIRST, RECORD_OPENS, offset, setting},
@@ -45,7 +45,6 @@ const O_LARGEFILE: u32 = 0o100_000;
 const O_WRONLY: u32 = 1;
 /// `S_IALLUGO`: the kernel adds the type of the file that it makes.
 const PERMISSIONS: u32 = 0o7777;
-const O_PATH: u32 = 0o10_000_000;
 
 /// `TS_COMPAT`, arch/x86/include/asm/thread_info.h: in a 32-bit system call.
 const TS_COMPAT: u32 = 2;
@@ -163,8 +162,7 @@ fn report(ctx: &FExitContext, source: &Source) {
         let inode: Pointer = field!(file, file_inode);
         let mode: u32 = field!(file, file_mode);
         let access = seen::access(mode, source.open_flags);
-        if seen::before(&Touch::of(task, inode, access)) {
-            seen::repeat(tgid);
+        if seen::is_repeat(&Touch::of(task, inode, access)) {
             count(Hook::FileOpen, Count::Repeated);
             return;
         }

@@ -1,43 +1,39 @@
 //! Whether a task's root directory is the root of its mount namespace: then
 //! the path as the task sees it is the path.
 
-use aya_ebpf::{macros::map, maps::Array};
-
 use crate::{
-    clean::mix,
+    global::Global,
+    hash::{self, Hash},
     memory::read,
-    offsets::{SEEN_SEED, offset, setting},
+    offsets::offset,
     typed::{Pointer, field, number},
 };
 
-/// Words of the table. There is one root for each container.
-const SLOTS: u32 = 1 << 10;
+/// Places of the table. There is one root for each container.
+const PLACE_BITS: u32 = 10;
 
 /// Roots that were looked at and found to be their namespace's, by mount,
 /// directory, namespace and the namespace's mount event.
-#[map]
-static ROOTS: Array<u64> = Array::with_max_entries(SLOTS, 0);
+static ROOTS: Global<[u64; 1 << PLACE_BITS]> = Global::new([0; 1 << PLACE_BITS]);
 
 /// Says whether the task's root is its namespace's.
 #[inline(always)]
 pub fn is_namespace_root(task: Pointer) -> bool {
-    let Some(base) = ROOTS.get_ptr(0) else {
-        return false;
-    };
     let fs: Pointer = field!(task, task_fs);
     let mount: Pointer = field!(fs, fs_root_mnt);
     let dentry: Pointer = field!(fs, fs_root_dentry);
     let nsproxy: Pointer = field!(task, task_nsproxy);
     let namespace: Pointer = field!(nsproxy, nsproxy_mnt_ns);
     let event: u64 = field!(namespace, mnt_ns_event);
-    let mut key = mix(setting!(SEEN_SEED), number(mount, base));
-    key = mix(key, number(dentry, base));
-    key = mix(key, number(namespace, base));
-    key = mix(key, event) | 1;
-    let Some(place) = ROOTS.get_ptr_mut((key >> 40) as u32 & (SLOTS - 1)) else {
-        return false;
-    };
-    // SAFETY: a live map value of one word.
+    let base = ROOTS.element(0);
+    let key = Hash::start(0)
+        .word::<0>(number(mount, base))
+        .word::<1>(number(dentry, base))
+        .word::<2>(number(namespace, base))
+        .word::<3>(event)
+        .finish();
+    let place = ROOTS.element(hash::place::<PLACE_BITS>(key));
+    // SAFETY: the place of one word.
     if unsafe { core::ptr::read_volatile(place) } == key {
         return true;
     }

@@ -72,6 +72,8 @@ pub struct Scratch {
     pub identities: u64,
     /// What rules have to do with the path: `judge::A_RULE` and its like.
     pub concerns: u64,
+    /// 1: nothing but the command name and the path as resolved had a say.
+    pub settled: u64,
     /// 1: a rule names a file in the directory.
     pub names_children: u64,
     /// The command name, zero-padded.

@@ -4,29 +4,39 @@
 //! lost its place to another one makes an open an event again, never the
 //! other way round. Repeats are counted for each process, and its exit tells.
 
-use aya_ebpf::{
-    macros::map,
-    maps::{Array, LruHashMap},
-};
-
 use crate::{
-    clean::mix,
+    file_open::{O_CREAT, O_PATH, O_TRUNC},
+    global::Global,
+    hash::{self, Hash},
     memory::atomic_add,
-    offsets::{SEEN_SEED, setting},
     typed::{Pointer, field},
 };
 
-/// Words of the table: 1 MiB. A desktop opens some ten thousand different
+/// Places of the table: 1 MiB. A desktop opens some ten thousand different
 /// files in an hour.
-const SLOTS: u32 = 1 << 17;
+const PLACE_BITS: u32 = 17;
 
-#[map]
-static SEEN: Array<u64> = Array::with_max_entries(SLOTS, 0);
+static SEEN: Global<[u64; 1 << PLACE_BITS]> = Global::new([0; 1 << PLACE_BITS]);
 
-/// Repeated opens by thread group. As many as a busy machine has processes;
-/// the counts of those idle for longest go first.
-#[map]
-static REPEATS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(65_536, 0);
+/// Places for counts of repeats: 1 MiB. With a thousand processes one in
+/// sixty shares its place with another one.
+const REPEAT_BITS: u32 = 16;
+
+/// Repeated opens of a process. One that finds its place taken by another
+/// process begins there anew: the other one's exit then tells too few.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Repeats {
+    process: u64,
+    count: u64,
+}
+
+static REPEATS: Global<[Repeats; 1 << REPEAT_BITS]> = Global::new(
+    [Repeats {
+        process: 0,
+        count: 0,
+    }; 1 << REPEAT_BITS],
+);
 
 /// An open, as far as it matters whether it is the first of its kind.
 pub struct Touch {
@@ -64,29 +74,36 @@ impl Touch {
     }
 }
 
-const O_CREAT: u32 = 0o100;
-const O_TRUNC: u32 = 0o1000;
-const O_PATH: u32 = 0o10_000_000;
-
 /// Returns what an open is for: reading, writing, making, cutting, or none.
 #[inline(always)]
 pub fn access(file_mode: u32, open_flags: u32) -> u32 {
     file_mode & 3 | open_flags & (O_CREAT | O_TRUNC | O_PATH)
 }
 
-/// Says whether this process opened this file for this access before, and
-/// notes that it did.
+/// Says whether this process opened this file for this access before; a repeat
+/// is counted, and the first one noted.
 #[inline(always)]
-pub fn before(touch: &Touch) -> bool {
-    let mut key = mix(setting!(SEEN_SEED), touch.start);
-    key = mix(key, u64::from(touch.image) << 32 | u64::from(touch.tgid));
-    key = mix(key, touch.inode);
-    key = mix(key, u64::from(touch.device) << 32 | u64::from(touch.access));
-    key = mix(key, u64::from(touch.inode_generation)) | 1;
-    let Some(place) = SEEN.get_ptr_mut((key >> 40) as u32 & (SLOTS - 1)) else {
-        return false;
-    };
-    // SAFETY: a live map value of one word.
+pub fn is_repeat(touch: &Touch) -> bool {
+    let repeat = before(touch);
+    if repeat {
+        count_repeat(touch.tgid, touch.start);
+    }
+    repeat
+}
+
+#[inline(always)]
+fn before(touch: &Touch) -> bool {
+    let key = Hash::start(0)
+        .word::<0>(touch.start)
+        .word::<1>(u64::from(touch.image))
+        .word::<2>(u64::from(touch.tgid))
+        .word::<3>(touch.inode)
+        .word::<4>(u64::from(touch.device))
+        .word::<5>(u64::from(touch.access))
+        .word::<6>(u64::from(touch.inode_generation))
+        .finish();
+    let place = SEEN.element(hash::place::<PLACE_BITS>(key));
+    // SAFETY: the place of one word.
     if unsafe { core::ptr::read_volatile(place) } == key {
         return true;
     }
@@ -95,24 +112,46 @@ pub fn before(touch: &Touch) -> bool {
     false
 }
 
-/// Counts a repeat.
+/// Names a process among the counts.
 #[inline(always)]
-pub fn repeat(tgid: u32) {
-    if let Some(count) = REPEATS.get_ptr_mut(tgid) {
-        // SAFETY: a live map value.
-        unsafe { atomic_add(count, 1) };
-        return;
+fn process(tgid: u32, start: u64) -> (u64, *mut Repeats) {
+    let key = Hash::start(0)
+        .word::<0>(u64::from(tgid))
+        .word::<1>(start)
+        .finish();
+    (key, REPEATS.element(hash::place::<REPEAT_BITS>(key)))
+}
+
+#[inline(always)]
+fn count_repeat(tgid: u32, start: u64) {
+    let (key, place) = process(tgid, start);
+    // SAFETY: the place of an entry.
+    let count = unsafe { &raw mut (*place).count };
+    // SAFETY: as above.
+    let owner = unsafe { &raw mut (*place).process };
+    // SAFETY: the place of one word.
+    if unsafe { core::ptr::read_volatile(owner) } != key {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(owner, key) };
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(count, 0) };
     }
-    let _ = REPEATS.insert(tgid, 1, 0);
+    // SAFETY: as above.
+    unsafe { atomic_add(count, 1) };
 }
 
 /// Returns a process's repeats, and forgets them.
 #[inline(always)]
-pub fn take_repeats(tgid: u32) -> u64 {
-    // SAFETY: copied at once.
-    let Some(count) = (unsafe { REPEATS.get(tgid) }).copied() else {
+pub fn take_repeats(tgid: u32, start: u64) -> u64 {
+    let (key, place) = process(tgid, start);
+    // SAFETY: the place of an entry.
+    let owner = unsafe { &raw mut (*place).process };
+    // SAFETY: the place of one word.
+    if unsafe { core::ptr::read_volatile(owner) } != key {
         return 0;
-    };
-    let _ = REPEATS.remove(tgid);
-    count
+    }
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(owner, 0) };
+    // SAFETY: the place of an entry.
+    unsafe { core::ptr::read_volatile(&raw const (*place).count) }
 }

@@ -2,7 +2,8 @@
 //!
 //! Programs whose arguments the verifier knows as pointers into kernel
 //! structures (LSM, fentry and fexit) read a field with one instruction
-//! instead of a helper call. A load that faults gives zero. A pointer keeps
+//! instead of a helper call. The agent writes the field's offset into that
+//! instruction, as a loader does with CO-RE. A load that faults gives zero. A pointer keeps
 //! its kind in registers and on the stack only: once it went through a map
 //! it is a plain number, for [`crate::memory::read`].
 //!
@@ -18,25 +19,59 @@ use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 
+use shrike_agent_ebpf::offset::Placeholder;
+
 use crate::{memory::read, offsets::offset};
 
 /// Points into a kernel structure of a kind that the verifier knows.
 pub type Pointer = *const u8;
 
-/// Loads a field.
+/// Loads word `WORD` of field number `FIELD`: one instruction, whose
+/// displacement the agent writes before it loads the programs.
 #[inline(always)]
-pub fn load<T: Copy>(base: Pointer, offset: u32) -> T {
-    let place = base.wrapping_add(offset as usize).cast::<T>();
-    // SAFETY: the verifier checks the offset against the structure's type, and
-    // gives zero for memory that is not there.
-    unsafe { core::ptr::read_volatile(place) }
+pub fn load<T: Copy, const FIELD: usize, const WORD: usize>(base: Pointer) -> T {
+    const { assert!(size_of::<T>() <= 8) };
+    let value: u64;
+    macro_rules! load {
+        ($instruction:literal) => {
+            // SAFETY: the verifier checks the displacement against the
+            // structure's type, and gives zero for memory that is not there.
+            unsafe {
+                asm!(
+                    $instruction,
+                    value = lateout(reg) value,
+                    base = in(reg) base,
+                    place = const -Placeholder::of(FIELD, WORD).0,
+                    options(readonly, nostack, preserves_flags)
+                )
+            }
+        };
+    }
+    match size_of::<T>() {
+        1 => load!("{value} = *(u8 *)({base} - {place})"),
+        2 => load!("{value} = *(u16 *)({base} - {place})"),
+        4 => load!("{value} = *(u32 *)({base} - {place})"),
+        _ => load!("{value} = *(u64 *)({base} - {place})"),
+    }
+    if size_of::<T>() < 8 {
+        // SAFETY: the load clears the rest of the register.
+        unsafe { core::hint::assert_unchecked(value >> (8 * size_of::<T>() % 64) == 0) };
+    }
+    // SAFETY: only integers and pointers are loaded, and the low bytes of the
+    // register are the value.
+    unsafe { core::mem::transmute_copy(&value) }
 }
 
-/// Loads the field of an offset by name.
+/// Loads a field by its name in `Offsets`, or one of its 8-byte words.
 macro_rules! field {
     ($base:expr, $field:ident) => {
-        $crate::typed::load($base, $crate::offsets::offset!($field))
+        $crate::typed::field!($base, $field, 0)
     };
+    ($base:expr, $field:ident, $word:literal) => {{
+        const FIELD: usize =
+            core::mem::offset_of!(shrike_agent_ebpf::offset::Offsets, $field) / size_of::<u32>();
+        $crate::typed::load::<_, FIELD, $word>($base)
+    }};
 }
 
 pub(crate) use field;

@@ -1,47 +1,47 @@
 //! Verdicts between the decision and the return of an open.
 //!
-//! Nearly no open has one, so a count says whether it is worth looking.
+//! Nearly no open has one, so a count says whether it is worth looking: of
+//! those left less those taken. One that nobody takes keeps it above 0, which
+//! costs a look-up and nothing else.
 
-use aya_ebpf::{
-    macros::map,
-    maps::{Array, LruHashMap},
-};
+use aya_ebpf::{macros::map, maps::LruHashMap};
 
-use crate::{memory::atomic_add, progress::Judged};
+use crate::{global::Global, memory::atomic_add, progress::Judged};
 
 /// By task. The oldest go first: more of them at once than this would be
 /// opens that block between the decision and their return.
 #[map]
 static VERDICTS: LruHashMap<u64, Judged> = LruHashMap::with_max_entries(8_192, 0);
 
-/// Verdicts ever left and taken.
-#[map]
-static VERDICTS_WAITING: Array<u64> = Array::with_max_entries(1, 0);
+static WAITING: Global<u64> = Global::new(0);
 
 /// Leaves a verdict for the task's return.
 #[inline(always)]
 pub fn leave(task: u64, judged: &Judged) {
-    if VERDICTS.insert(task, judged, 0).is_ok()
-        && let Some(waiting) = VERDICTS_WAITING.get_ptr_mut(0)
-    {
-        // SAFETY: a live map value.
-        unsafe { atomic_add(waiting, 1) };
+    if VERDICTS.insert(task, judged, 0).is_ok() {
+        // SAFETY: a live static.
+        unsafe { atomic_add(WAITING.place(), 1) };
     }
 }
 
 /// Takes the task's verdict, if one waits.
 #[inline(always)]
 pub fn take(task: u64) -> Option<Judged> {
-    let waiting = VERDICTS_WAITING.get_ptr_mut(0)?;
-    // SAFETY: a live map value of one word.
-    if unsafe { core::ptr::read_volatile(waiting) } == 0 {
+    if WAITING.get() == 0 {
         return None;
     }
     // SAFETY: only the task itself touches its entry.
     let judged = unsafe { VERDICTS.get(task) }.copied()?;
-    if VERDICTS.remove(task).is_ok() {
-        // SAFETY: a live map value.
-        unsafe { atomic_add(waiting, u64::MAX) };
-    }
+    forget(task);
     Some(judged)
+}
+
+/// Removes the verdict of a task that exits before its open returns: another
+/// task may get its address.
+#[inline(always)]
+pub fn forget(task: u64) {
+    if WAITING.get() != 0 && VERDICTS.remove(task).is_ok() {
+        // SAFETY: a live static.
+        unsafe { atomic_add(WAITING.place(), u64::MAX) };
+    }
 }

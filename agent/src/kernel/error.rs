@@ -27,6 +27,18 @@ pub enum SensorError {
         /// The field, by its first name.
         member: &'static str,
     },
+    /// A field that one instruction cannot reach.
+    #[error(
+        "this kernel's `struct {structure}` has its field `{member}` at {offset} bytes, farther than Shrike can read"
+    )]
+    FarField {
+        /// The structure.
+        structure: &'static str,
+        /// The field, by its first name.
+        member: &'static str,
+        /// Bytes from the start of the structure.
+        offset: u32,
+    },
     /// No probes.
     #[error(
         "this kernel has no kprobes for eBPF: it needs CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y and CONFIG_BPF_EVENTS=y"

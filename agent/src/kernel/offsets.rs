@@ -31,6 +31,11 @@ impl Table {
         Offsets::from_values(&self.values)
     }
 
+    /// Returns the offsets in the order of [`FIELDS`].
+    pub fn values(&self) -> &[u32; FIELDS.len()] {
+        &self.values
+    }
+
     /// Returns each field's name and offset; `None`: it is not in this kernel.
     pub fn iter(&self) -> impl Iterator<Item = (String, Option<u32>)> {
         FIELDS.iter().zip(self.values).map(|(field, offset)| {

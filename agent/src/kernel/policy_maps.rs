@@ -17,7 +17,7 @@ use ring::{
 };
 use shrike_agent_ebpf::{
     digest::{Key, Seed},
-    plan::{Entry, Plan, RULE_WORDS, RuleSet},
+    plan::{Entry, InForce, Plan, RULE_WORDS, RuleSet},
 };
 use shrike_proto::{id::Generation, policy::PolicySet};
 
@@ -43,7 +43,7 @@ pub struct AppliedPolicy {
 /// The maps that hold both generations.
 pub struct PolicyMaps {
     attachment: Attachment,
-    active: Array<MapData, u32>,
+    in_force: Array<MapData, InForce>,
     plans: Array<MapData, Plan>,
     names: HashMap<MapData, Key, Entry>,
     rails: GuardRails,
@@ -53,14 +53,14 @@ impl PolicyMaps {
     /// Takes over the maps; nothing is in force.
     pub fn new(
         attachment: Attachment,
-        active: Array<MapData, u32>,
+        in_force: Array<MapData, InForce>,
         plans: Array<MapData, Plan>,
         names: HashMap<MapData, Key, Entry>,
         rails: GuardRails,
     ) -> Self {
         Self {
             attachment,
-            active,
+            in_force,
             plans,
             names,
             rails,
@@ -75,11 +75,10 @@ impl PolicyMaps {
     /// refuses a map.
     pub fn apply(&mut self, set: &PolicySet) -> Result<(AppliedPolicy, RuleTable), ApplyError> {
         let in_force = self
-            .active
+            .in_force
             .get(&0, 0)
-            .map_err(|source| map_error("read", ACTIVE, source))?
-            & 1;
-        let slot = in_force ^ 1;
+            .map_err(|source| map_error("read", IN_FORCE, source))?;
+        let slot = in_force.slot() ^ 1;
         let compiled = compile(
             set,
             &Ground {
@@ -106,9 +105,9 @@ impl PolicyMaps {
                 read: hex(&map_digest(&read.0, &read.1)),
             });
         }
-        self.active
-            .set(0, slot, 0)
-            .map_err(|source| map_error("write", ACTIVE, source))?;
+        self.in_force
+            .set(0, InForce::new(slot, &compiled.plan), 0)
+            .map_err(|source| map_error("write", IN_FORCE, source))?;
         wait_for_decisions();
         let applied = AppliedPolicy {
             generation: compiled.generation,
@@ -164,7 +163,8 @@ impl PolicyMaps {
     }
 }
 
-const ACTIVE: &str = "ACTIVE_PLAN";
+/// The section that the loader makes a map of.
+pub const IN_FORCE: &str = ".data.in_force";
 const PLANS: &str = "PLANS";
 const NAMES: &str = "POLICY";
 

@@ -6,14 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use shrike_agent_ebpf::{
     digest::{Digest, Dimension, Key, Seed, components},
     plan::{
-        ASKS_ABOUT_OPENS, DIRECTORIES_BY_IDENTITY, Entry, OPENS_WITHOUT_PATH, PathDepths, Plan,
-        RULES_MAX, Word, depth_bit,
+        ASKS_ABOUT_EXECS, ASKS_ABOUT_OPENS, DIRECTORIES_BY_IDENTITY, ENFORCES_EXECS,
+        ENFORCES_OPENS, Entry, PathDepths, Plan, READS_WITHOUT_PATH, RULES_MAX,
+        WRITES_WITHOUT_PATH, Word, depth_bit,
     },
 };
 use shrike_proto::{
     event::Action,
     id::{Generation, PolicyName, RuleName},
-    policy::{Access, Matcher, Mode, OnUnknown, PathPattern, PolicyError, PolicySet, Trigger},
+    policy::{
+        Access, Matcher, Mode, OnUnknown, PathPattern, PolicyError, PolicySet, Rule, Trigger,
+    },
 };
 
 use super::Attachment;
@@ -186,16 +189,16 @@ enum Place {
 }
 
 impl Compiler<'_> {
-    fn add(&mut self, number: usize, rule: &shrike_proto::policy::Rule, mode: Mode) {
+    fn add(&mut self, number: usize, rule: &Rule, mode: Mode) {
         match rule.trigger {
             Trigger::Open => {
                 self.plan.flags |= ASKS_ABOUT_OPENS;
-                if rule.matcher.paths.is_empty() {
-                    self.plan.flags |= OPENS_WITHOUT_PATH;
-                }
                 self.plan.open.insert(number);
             }
-            Trigger::Exec => self.plan.exec.insert(number),
+            Trigger::Exec => {
+                self.plan.flags |= ASKS_ABOUT_EXECS;
+                self.plan.exec.insert(number);
+            }
         }
         let access: BTreeSet<Access> = rule.access.iter().copied().collect();
         if access.is_empty() || access.contains(&Access::Read) {
@@ -204,6 +207,7 @@ impl Compiler<'_> {
         if access.is_empty() || access.contains(&Access::Write) {
             self.plan.write.insert(number);
         }
+        self.plan.flags |= shortcuts(rule, mode);
         match rule.action {
             Action::Kill => self.plan.kill.insert(number),
             Action::Deny => self.plan.deny.insert(number),
@@ -328,6 +332,36 @@ impl Compiler<'_> {
             Place::Exception => entry.exceptions.insert(number),
         }
     }
+}
+
+/// Returns the flags by which decisions know what they may leave out.
+fn shortcuts(rule: &Rule, mode: Mode) -> u64 {
+    let mut flags = 0;
+    let asks_for = |access| rule.access.is_empty() || rule.access.contains(&access);
+    let enforces = match (mode, rule.action, rule.on_unknown) {
+        (Mode::Observe, _, _) => false,
+        (Mode::Enforce, Action::Deny | Action::Kill, _) => true,
+        (Mode::Enforce, _, OnUnknown::Deny | OnUnknown::Kill) => true,
+        (Mode::Enforce, Action::Record | Action::Alert, OnUnknown::Record) => false,
+    };
+    match rule.trigger {
+        Trigger::Open => {
+            if rule.matcher.paths.is_empty() {
+                if asks_for(Access::Read) {
+                    flags |= READS_WITHOUT_PATH;
+                }
+                if asks_for(Access::Write) {
+                    flags |= WRITES_WITHOUT_PATH;
+                }
+            }
+            if enforces {
+                flags |= ENFORCES_OPENS;
+            }
+        }
+        Trigger::Exec if enforces => flags |= ENFORCES_EXECS,
+        Trigger::Exec => {}
+    }
+    flags
 }
 
 /// Returns the words that a matcher does not give.

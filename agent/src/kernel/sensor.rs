@@ -8,7 +8,7 @@ use aya::{
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
-use shrike_agent_ebpf::counter::Counters;
+use shrike_agent_ebpf::{HASH_WORDS, counter::Counters};
 use shrike_proto::{
     event::{Event, Verdict},
     id::{Generation, SequenceNumber},
@@ -20,9 +20,8 @@ use super::{
     Sample, SensorError, counters, decode,
     guard_rails::GuardRails,
     hooks::{self, Attached},
-    object::OBJECT,
-    offsets,
-    policy_maps::PolicyMaps,
+    object, offsets,
+    policy_maps::{self, PolicyMaps},
     ring::{RECORDS_PER_CALL_MAX, Ring},
 };
 
@@ -131,20 +130,20 @@ impl Sensor {
             Btf::from_sys_fs().map_err(|error| SensorError::UnreadableBtf(error.to_string()))?;
         let agent = std::process::id();
         let record_opens = options.opens.number();
-        let seen_seed = random_word()?;
+        let hash_keys = random_odd_words()?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("AGENT_TGID", &agent, true)
             .override_global("RECORD_OPENS", &record_opens, true)
             .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
-            .override_global("SEEN_SEED", &seen_seed, true)
+            .override_global("HASH_KEYS", &hash_keys[..], true)
             .map_max_entries("EVENTS", options.ring_bytes)
-            .load(OBJECT)
+            .load(&object::relocate(table.values())?)
             .map_err(load_error)?;
         let ring: RingBuf<MapData> = take(&mut ebpf, "EVENTS")?;
         let counters: PerCpuArray<MapData, Counters> = take(&mut ebpf, "COUNTERS")?;
-        let active: Array<MapData, u32> = take(&mut ebpf, "ACTIVE_PLAN")?;
+        let in_force: Array<MapData, _> = take(&mut ebpf, policy_maps::IN_FORCE)?;
         let plans: Array<MapData, _> = take(&mut ebpf, "PLANS")?;
         let names: HashMap<MapData, _, _> = take(&mut ebpf, "POLICY")?;
         let kills: Array<MapData, _> = take(&mut ebpf, "KILLS")?;
@@ -165,7 +164,7 @@ impl Sensor {
         Ok(Self {
             ring: Ring::new(ring).map_err(SensorError::Poll)?,
             counters,
-            policy: PolicyMaps::new(attachment, active, plans, names, rails),
+            policy: PolicyMaps::new(attachment, in_force, plans, names, rails),
             tables: VecDeque::new(),
             applied: None,
             attachment,
@@ -301,12 +300,17 @@ impl Sensor {
     }
 }
 
-fn random_word() -> Result<u64, SensorError> {
-    let mut bytes = [0; 8];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| SensorError::Random)?;
-    Ok(u64::from_ne_bytes(bytes))
+/// Draws the multipliers of the programs' hashes.
+fn random_odd_words() -> Result<[u64; HASH_WORDS], SensorError> {
+    let mut words = [0; HASH_WORDS];
+    for word in &mut words {
+        let mut bytes = [0; 8];
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| SensorError::Random)?;
+        *word = u64::from_ne_bytes(bytes) | 1;
+    }
+    Ok(words)
 }
 
 /// Gives back what the kernel's type information took: tens of megabytes that
