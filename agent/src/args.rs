@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::CONFIG_PATH,
-    kernel::{Attachment, KILLS_PER_MINUTE_DEFAULT, Opens},
+    kernel::{
+        Attachment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
+        RING_BYTES_DEFAULT,
+    },
 };
 
 const EXIT_CODES: &str = "\
@@ -95,9 +98,13 @@ pub struct WatchArgs {
     /// Stop after this many seconds
     #[arg(long, value_name = "SECONDS")]
     pub duration: Option<NonZeroU64>,
-    /// Size of the kernel's ring buffer: a power of two
-    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    /// Size of the kernel's ring buffer of opens that no rule matched: a power
+    /// of two
+    #[arg(long, value_name = "BYTES", default_value_t = RING_BYTES_DEFAULT)]
     pub ring_bytes: u32,
+    /// Size of the kernel's ring buffer of everything else
+    #[arg(long, value_name = "BYTES", default_value_t = PRIORITY_RING_BYTES_DEFAULT)]
+    pub priority_ring_bytes: u32,
 }
 
 /// Which opens are events.

@@ -42,6 +42,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let facts = NodeFacts::read().map_err(AgentError::Facts)?;
     let sensor = load(&SensorOptions {
         ring_bytes: config.ring_bytes,
+        priority_ring_bytes: config.priority_ring_bytes,
         opens: config.opens,
         attachment: config.attach,
         kills_per_minute: config.guard.kills_per_minute,

@@ -12,7 +12,9 @@ use aya_ebpf::{
 };
 use shrike_agent_ebpf::{
     counter::{Counters, Hook},
-    record::{ARGV_BYTES_MAX, Header, INTERPRETER_BYTES_MAX, PATH_BYTES_MAX, Process, RULE_NONE},
+    record::{
+        ARGV_BYTES_MAX, Header, INTERPRETER_BYTES_MAX, Kind, PATH_BYTES_MAX, Process, RULE_NONE,
+    },
 };
 
 use crate::{
@@ -23,9 +25,16 @@ use crate::{
     typed::{Pointer, field},
 };
 
-/// Records on their way to user space. The agent sets its size.
+/// Opens that no rule matched, on their way to user space. The agent sets its
+/// size.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
+
+/// All other records: execs, forks, exits and verdicts. They are few, and each
+/// is worth more than an open, so a flood of opens must not cost one. The agent
+/// sets its size.
+#[map]
+static PRIORITY: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
 
 /// The number of the next record of each CPU.
 #[map]
@@ -391,9 +400,31 @@ pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
     let fields = unsafe { &mut *header };
     fields.length = length as u32;
     fields.flags = flags as u16;
+    let first = urgent != 0 || fields.kind != Kind::Open as u8 || fields.rule != RULE_NONE;
+    // What finds no room there takes its chance with the opens.
+    let taken =
+        first && send(&PRIORITY, header, length, urgent) || send(&EVENTS, header, length, urgent);
+    let Some(counters) = COUNTERS.get_ptr_mut(hook) else {
+        return 0;
+    };
+    // SAFETY: as in `count`.
+    let counters = unsafe { &mut *counters };
+    let cell = if taken {
+        &raw mut counters.submitted
+    } else {
+        &raw mut counters.lost_ring_full
+    };
+    // SAFETY: `cell` is inside of a live map value.
+    unsafe { atomic_add(cell, 1) };
+    0
+}
+
+/// Puts a record into a ring. Returns whether there was room.
+#[inline(always)]
+fn send(ring: &'static RingBuf, record: *mut Header, length: u64, urgent: u32) -> bool {
+    let ring = (&raw const *ring).cast_mut().cast();
     // SAFETY: the map is a ring buffer.
-    let waiting =
-        unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
+    let waiting = unsafe { bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) };
     // Once on the way up: a reader that is at work must not be interrupted for
     // each record. When two CPUs race past the mark, it looks on its own.
     let crossing = waiting < WAKE_UP_BYTES && waiting + length >= WAKE_UP_BYTES;
@@ -403,27 +434,7 @@ pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
         BPF_RB_NO_WAKEUP
     };
     // SAFETY: `length` bytes of the record are inside of its capacity.
-    let result = unsafe {
-        bpf_ringbuf_output(
-            (&raw const EVENTS).cast_mut().cast(),
-            header.cast(),
-            length,
-            wake_up,
-        )
-    };
-    let Some(counters) = COUNTERS.get_ptr_mut(hook) else {
-        return 0;
-    };
-    // SAFETY: as in `count`.
-    let counters = unsafe { &mut *counters };
-    let cell = if result == 0 {
-        &raw mut counters.submitted
-    } else {
-        &raw mut counters.lost_ring_full
-    };
-    // SAFETY: `cell` is inside of a live map value.
-    unsafe { atomic_add(cell, 1) };
-    0
+    unsafe { bpf_ringbuf_output(ring, record.cast(), length, wake_up) == 0 }
 }
 
 /// Sets how many bytes of the record are header and body.

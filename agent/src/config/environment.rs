@@ -57,6 +57,10 @@ const SETTINGS: &[Setting] = &[
         file.ring_bytes = Some(number(value)?);
         Ok(())
     }),
+    ("SHRIKE_AGENT_PRIORITY_RING_BYTES", |file, value| {
+        file.priority_ring_bytes = Some(number(value)?);
+        Ok(())
+    }),
     ("SHRIKE_AGENT_OPENS", |file, value| {
         file.opens = Some(word(value)?);
         Ok(())

@@ -28,7 +28,10 @@ use shrike_proto::{
     transport,
 };
 
-use crate::kernel::{Attachment, KILLS_PER_MINUTE_DEFAULT, Opens, never_kill_default};
+use crate::kernel::{
+    Attachment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT,
+    never_kill_default,
+};
 
 /// Where `shrike-agent run` looks for its configuration.
 pub const CONFIG_PATH: &str = "/etc/shrike/agent.toml";
@@ -46,8 +49,11 @@ pub struct AgentConfig {
     pub labels: BTreeMap<String, String>,
     /// Where spans go; `None` exports nothing.
     pub otlp_endpoint: Option<String>,
-    /// Size of the kernel's ring buffer: a power of two.
+    /// Size of the kernel's ring buffer of opens that no rule matched: a power
+    /// of two.
     pub ring_bytes: u32,
+    /// Size of the kernel's ring buffer of everything else, likewise.
+    pub priority_ring_bytes: u32,
     /// Which opens are events.
     pub opens: Opens,
     /// How the decisions are attached; `None`: the best way there is.
@@ -110,9 +116,6 @@ impl Default for BatchLimits {
         }
     }
 }
-
-/// 16 MiB: some 50,000 opens, about a second of the busiest node.
-const RING_BYTES_DEFAULT: u32 = 16 << 20;
 
 impl AgentConfig {
     /// Reads `path`, lets the environment override it, and checks the result.
@@ -195,6 +198,8 @@ struct File {
     otlp_endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ring_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority_ring_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     opens: Option<Opens>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -285,7 +290,12 @@ impl File {
             tls,
             labels: self.labels,
             otlp_endpoint,
-            ring_bytes: check_ring(self.ring_bytes)?,
+            ring_bytes: check_ring("ring_bytes", self.ring_bytes, RING_BYTES_DEFAULT)?,
+            priority_ring_bytes: check_ring(
+                "priority_ring_bytes",
+                self.priority_ring_bytes,
+                PRIORITY_RING_BYTES_DEFAULT,
+            )?,
             opens: self.opens.unwrap_or(Opens::First),
             attach: self.attach,
             guard: self.guard.check()?,
@@ -302,6 +312,7 @@ impl From<&AgentConfig> for File {
             collectors: Some(config.collectors.clone()),
             otlp_endpoint: config.otlp_endpoint.clone(),
             ring_bytes: Some(config.ring_bytes.into()),
+            priority_ring_bytes: Some(config.priority_ring_bytes.into()),
             opens: Some(config.opens),
             attach: config.attach,
             tls: TlsSection {
@@ -419,15 +430,15 @@ fn within(
     }
 }
 
-/// Checks the size of the ring: a power of two and whole pages, as
+/// Checks the size of a ring: a power of two and whole pages, as
 /// `BPF_MAP_TYPE_RINGBUF` wants it (kernel/bpf/ringbuf.c).
-fn check_ring(bytes: Option<u64>) -> Result<u32, ConfigError> {
-    let bytes = bytes.unwrap_or(RING_BYTES_DEFAULT.into());
+fn check_ring(field: &'static str, bytes: Option<u64>, default: u32) -> Result<u32, ConfigError> {
+    let bytes = bytes.unwrap_or(default.into());
     if bytes.is_power_of_two() && (64 << 10..=1 << 30).contains(&bytes) {
         Ok(bytes as u32)
     } else {
         Err(ConfigError::Range {
-            field: "ring_bytes",
+            field,
             value: bytes,
             range: "a power of two from 65536 (64 KiB) to 1073741824 (1 GiB)",
         })

@@ -5,6 +5,7 @@ node = "web-1"
 collectors = ["collector.example:7433", "[::1]:7433"]
 otlp_endpoint = "http://127.0.0.1:4317"
 ring_bytes = 1048576
+priority_ring_bytes = 131072
 opens = "all"
 attach = "fentry"
 
@@ -45,6 +46,7 @@ fn whole_configuration_is_read() {
     assert_eq!(config.node.as_str(), "web-1");
     assert_eq!(config.collectors.len(), 2);
     assert_eq!(config.ring_bytes, 1 << 20);
+    assert_eq!(config.priority_ring_bytes, 1 << 17);
     assert_eq!(config.opens, Opens::All);
     assert_eq!(config.attach, Some(Attachment::Fentry));
     assert_eq!(config.queue.events_max, 5000);
@@ -128,6 +130,10 @@ fn mistakes_are_named_with_their_place() {
     );
     check("node = \"a\"\ncollectors = [\"c:1\"]", "tls.ca is missing");
     check(&WHOLE.replace("1048576", "1000"), "ring_bytes = 1000");
+    check(
+        &WHOLE.replace("131072", "131073"),
+        "priority_ring_bytes = 131073",
+    );
     check(&WHOLE.replace("5000", "1"), "queue.events_max = 1");
     check(&WHOLE.replace("= 10\n", "= 0\n"), "batch.events_max = 0");
     check(

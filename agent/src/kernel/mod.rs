@@ -7,7 +7,7 @@
 //! programs, maps and probes are gone.
 //!
 //! ```text
-//! PolicySet → rules → policy maps          hooks → ring → decode → Event
+//! PolicySet → rules → policy maps          hooks → rings → decode → Event
 //! ```
 
 mod btf;
@@ -20,7 +20,8 @@ mod identity;
 mod object;
 mod offsets;
 mod policy_maps;
-mod ring;
+mod ring_memory;
+mod rings;
 mod rules;
 mod sensor;
 
@@ -30,4 +31,7 @@ pub use error::{ApplyError, SensorError};
 pub use hooks::{Attachment, HookState};
 pub use policy_maps::AppliedPolicy;
 pub use rules::{CompileError, RuleTable};
-pub use sensor::{KILLS_PER_MINUTE_DEFAULT, Opens, Sensor, SensorOptions, never_kill_default};
+pub use sensor::{
+    KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT, Sensor,
+    SensorOptions, never_kill_default,
+};

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fs, io, os::unix::fs::MetadataExt as _, path::P
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use super::{
     hooks::{self, Attached},
     object, offsets,
     policy_maps::{self, PolicyMaps},
-    ring::{RECORDS_PER_CALL_MAX, Ring},
+    rings::{RECORDS_PER_CALL_MAX, Rings},
 };
 
 /// Which opens are events.
@@ -51,8 +51,11 @@ impl Opens {
 /// How the sensor is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SensorOptions {
-    /// Bytes of the ring: a power of two from 64 KiB to 1 GiB.
+    /// Bytes of the ring of opens that no rule matched: a power of two from
+    /// 64 KiB to 1 GiB.
     pub ring_bytes: u32,
+    /// Bytes of the ring of everything else, likewise.
+    pub priority_ring_bytes: u32,
     /// Which opens are events.
     pub opens: Opens,
     /// How the decisions are attached; `None`: the best way there is.
@@ -63,6 +66,13 @@ pub struct SensorOptions {
     /// Programs that are never killed.
     pub never_kill: Vec<PathPattern>,
 }
+
+/// 16 MiB: some 50,000 opens, about a second of the busiest node.
+pub const RING_BYTES_DEFAULT: u32 = 16 << 20;
+
+/// 2 MiB: some 6,000 execs, forks and exits, more than two processors make in
+/// a second.
+pub const PRIORITY_RING_BYTES_DEFAULT: u32 = 2 << 20;
 
 /// What a mistaken rule may kill before it is stopped.
 pub const KILLS_PER_MINUTE_DEFAULT: u32 = 60;
@@ -78,7 +88,8 @@ pub fn never_kill_default() -> Vec<PathPattern> {
 impl Default for SensorOptions {
     fn default() -> Self {
         Self {
-            ring_bytes: 16 << 20,
+            ring_bytes: RING_BYTES_DEFAULT,
+            priority_ring_bytes: PRIORITY_RING_BYTES_DEFAULT,
             opens: Opens::First,
             attachment: None,
             kills_per_minute: KILLS_PER_MINUTE_DEFAULT,
@@ -91,11 +102,11 @@ impl Default for SensorOptions {
 /// in the ring.
 const TABLES_MAX: usize = 16;
 
-/// The programs in the kernel, their ring and their maps.
+/// The programs in the kernel, their rings and their maps.
 ///
 /// Dropping it detaches and unloads everything.
 pub struct Sensor {
-    ring: Ring,
+    rings: Rings,
     counters: PerCpuArray<MapData, Counters>,
     policy: PolicyMaps,
     tables: VecDeque<(Generation, RuleTable)>,
@@ -122,6 +133,7 @@ impl Sensor {
     /// agent may not do.
     pub fn load(options: &SensorOptions) -> Result<Self, SensorError> {
         check_ring_size(options.ring_bytes)?;
+        check_ring_size(options.priority_ring_bytes)?;
         check_pid_namespace()?;
         let table = offsets::resolve()?;
         let offsets = table.offsets();
@@ -139,9 +151,14 @@ impl Sensor {
             .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
             .override_global("HASH_KEYS", &hash_keys[..], true)
             .map_max_entries("EVENTS", options.ring_bytes)
+            .map_max_entries("PRIORITY", options.priority_ring_bytes)
             .load(&object::relocate(table.values())?)
             .map_err(load_error)?;
-        let ring: RingBuf<MapData> = take(&mut ebpf, "EVENTS")?;
+        let rings = Rings::open(
+            (ring(&ebpf, "PRIORITY")?, options.priority_ring_bytes),
+            (ring(&ebpf, "EVENTS")?, options.ring_bytes),
+        )
+        .map_err(SensorError::Poll)?;
         let counters: PerCpuArray<MapData, Counters> = take(&mut ebpf, "COUNTERS")?;
         let in_force: Array<MapData, _> = take(&mut ebpf, policy_maps::IN_FORCE)?;
         let plans: Array<MapData, _> = take(&mut ebpf, "PLANS")?;
@@ -162,7 +179,7 @@ impl Sensor {
         drop(btf);
         return_memory();
         Ok(Self {
-            ring: Ring::new(ring).map_err(SensorError::Poll)?,
+            rings,
             counters,
             policy: PolicyMaps::new(attachment, in_force, plans, names, rails),
             tables: VecDeque::new(),
@@ -204,7 +221,7 @@ impl Sensor {
         // A ring that was emptied is left to fill: taking records out one by
         // one would cost more than they do.
         if !self.behind {
-            self.ring.wait().await?;
+            self.rings.wait().await?;
         }
         Ok(())
     }
@@ -230,7 +247,7 @@ impl Sensor {
         let undecodable = &mut self.undecodable;
         // One event at a time goes all the way: its memory is in the cache and
         // is used again for the next one.
-        let taken = self.ring.drain(|record| match decode(record) {
+        let taken = self.rings.drain(|record| match decode(record) {
             Ok(sample) => take(name_rule(sample, tables)),
             Err(error) => {
                 *undecodable += 1;
@@ -380,6 +397,13 @@ where
         map: name,
         source: Box::new(source),
     })
+}
+
+fn ring<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, SensorError> {
+    match ebpf.map(name) {
+        Some(Map::RingBuf(map)) => Ok(map),
+        _ => Err(SensorError::ObjectPart(name)),
+    }
 }
 
 /// Puts names in the place of the rule's number.

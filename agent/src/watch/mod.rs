@@ -51,6 +51,7 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let mut sensor = load(&SensorOptions {
         ring_bytes: args.ring_bytes,
+        priority_ring_bytes: args.priority_ring_bytes,
         opens: args.opens.into(),
         attachment: args.attach.map(Into::into),
         kills_per_minute: args.kills_per_minute,

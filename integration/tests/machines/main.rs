@@ -16,6 +16,7 @@ mod identity;
 mod load;
 mod policy;
 mod proof;
+mod rings;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         durability::CLAIMS,
         load::CLAIMS,
         alone::CLAIMS,
+        rings::CLAIMS,
         proof::CLAIMS,
     ];
     let trials = claims
