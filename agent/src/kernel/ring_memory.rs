@@ -3,9 +3,12 @@
 //! ```text
 //! page 0    position of the reader           written here only
 //! page 1    position of the writers          written by the kernel only
-//! page 2 …  the records, mapped twice in a row, so that none is ever in two
-//!           pieces: length and flags (4 bytes), 4 bytes, the record, to 8
+//! page 2 …  the records: length and flags (4 bytes), 4 bytes, the record, to 8
 //! ```
+//!
+//! The kernel offers the records twice in a row, so that none is ever in two
+//! pieces. They are mapped once: twice would count as memory of the agent's
+//! twice, and one record in a hundred thousand has two pieces.
 //!
 //! The reader's position lives in the ring, not here: who opens a ring that
 //! another one read goes on where that one stopped.
@@ -36,6 +39,8 @@ pub struct RingMemory {
     records: Mapping,
     page: usize,
     capacity: usize,
+    /// A record that lies at the end and at the beginning, in one piece.
+    joined: Vec<u8>,
     /// Of the reader; what the shared page says, since nobody else writes it.
     position: usize,
 }
@@ -48,12 +53,13 @@ impl RingMemory {
     pub fn map(ring: BorrowedFd<'_>, capacity: usize) -> io::Result<Self> {
         let page = rustix::param::page_size();
         let positions = Mapping::new(ring, 0, page, libc::PROT_READ | libc::PROT_WRITE)?;
-        let records = Mapping::new(ring, page, page + 2 * capacity, libc::PROT_READ)?;
+        let records = Mapping::new(ring, page, page + capacity, libc::PROT_READ)?;
         let mut memory = Self {
             positions,
             records,
             page,
             capacity,
+            joined: Vec::new(),
             position: 0,
         };
         memory.position = memory.read_position().load(Ordering::Acquire);
@@ -77,18 +83,43 @@ impl RingMemory {
         unsafe { self.records.start.cast().as_ref() }
     }
 
-    /// Returns what the ring says of the place at the reader's position, and
-    /// where the record would begin.
-    fn place(&self) -> (u32, NonNull<u8>) {
-        let offset = self.page + (self.position & (self.capacity - 1));
-        // SAFETY: the data lies behind the first page, twice.
-        let place = unsafe { self.records.start.add(offset) };
+    /// Returns what the ring says of the place at the reader's position.
+    fn word(&self) -> u32 {
+        let place = self.data(self.position & (self.capacity - 1));
         // SAFETY: places are multiples of 8, and the kernel writes this word
         // with an exchange.
         let word = unsafe { place.cast::<AtomicU32>().as_ref() };
-        // SAFETY: a header is followed by its record, or by the second copy.
-        let record = unsafe { place.add(HEADER) };
-        (word.load(Ordering::Acquire), record)
+        word.load(Ordering::Acquire)
+    }
+
+    /// Returns a place among the records, `offset` bytes from the first one.
+    fn data(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.capacity, "an offset is below the capacity");
+        // SAFETY: the records lie behind the first page.
+        unsafe { self.records.start.add(self.page + offset) }
+    }
+
+    /// Returns a piece of a record that was copied in whole.
+    fn piece(&self, offset: usize, length: usize) -> &[u8] {
+        assert!(length <= self.capacity - offset, "a piece is in the ring");
+        // SAFETY: the kernel does not use the room again before the reader's
+        // position passes it.
+        unsafe { NonNull::slice_from_raw_parts(self.data(offset), length).as_ref() }
+    }
+
+    /// Returns the record at the reader's position.
+    fn record(&mut self, length: usize) -> &[u8] {
+        let start = (self.position + HEADER) & (self.capacity - 1);
+        let behind = self.capacity - start;
+        if length <= behind {
+            return self.piece(start, length);
+        }
+        let mut joined = std::mem::take(&mut self.joined);
+        joined.clear();
+        joined.extend_from_slice(self.piece(start, behind));
+        joined.extend_from_slice(self.piece(0, length - behind));
+        self.joined = joined;
+        &self.joined
     }
 
     fn pass(&mut self, length: u32) {
@@ -105,7 +136,7 @@ impl Source for RingMemory {
             if self.waiting() == 0 {
                 return Head::Empty;
             }
-            let (word, record) = self.place();
+            let word = self.word();
             if word & BUSY != 0 {
                 return Head::Busy;
             }
@@ -114,16 +145,12 @@ impl Source for RingMemory {
                 continue;
             }
             let length = (word as usize).min(self.capacity);
-            // SAFETY: the record was copied in whole, and its room is not used
-            // again before the reader's position passes it; the mapping holds
-            // the data twice, so it is in one piece.
-            return Head::Record(unsafe { NonNull::slice_from_raw_parts(record, length).as_ref() });
+            return Head::Record(self.record(length));
         }
     }
 
     fn advance(&mut self) {
-        let (word, _) = self.place();
-        self.pass(word & !(BUSY | DISCARDED));
+        self.pass(self.word() & !(BUSY | DISCARDED));
     }
 
     fn is_pressed(&self) -> bool {
@@ -166,5 +193,74 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: it was mapped with this length, and nothing refers to it.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd as _, os::unix::fs::FileExt as _};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CAPACITY: usize = 4096;
+
+    /// A file that is laid out like a ring, and written as the kernel does.
+    struct Writer {
+        file: File,
+        position: usize,
+    }
+
+    impl Writer {
+        fn new() -> Self {
+            let file = tempfile::tempfile().unwrap();
+            let page = rustix::param::page_size();
+            file.set_len((2 * page + CAPACITY) as u64).unwrap();
+            Self { file, position: 0 }
+        }
+
+        fn write(&mut self, record: &[u8], flags: u32) {
+            let page = rustix::param::page_size();
+            let header = u64::from(record.len() as u32 | flags).to_ne_bytes();
+            for (index, byte) in header.iter().chain(record).enumerate() {
+                let place = 2 * page + (self.position + index) % CAPACITY;
+                self.file.write_all_at(&[*byte], place as u64).unwrap();
+            }
+            self.position += (HEADER + record.len()).next_multiple_of(8);
+            let position = self.position.to_ne_bytes();
+            self.file.write_all_at(&position, page as u64).unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_comes_out_whole_wherever_it_lies(
+            records in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 1..900), any::<bool>()), 1..60),
+        ) {
+            let mut writer = Writer::new();
+            let mut reader = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
+            for (record, discarded) in &records {
+                writer.write(record, if *discarded { DISCARDED } else { 0 });
+                if !discarded {
+                    prop_assert_eq!(reader.head(), Head::Record(record.as_slice()));
+                    reader.advance();
+                }
+                prop_assert_eq!(reader.head(), Head::Empty);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_copied_in_is_busy_and_a_successor_goes_on_there() {
+        let mut writer = Writer::new();
+        writer.write(b"first", 0);
+        writer.write(b"second", BUSY);
+        let mut reader = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
+        assert_eq!(reader.head(), Head::Record(b"first"));
+        reader.advance();
+        let mut successor = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
+        assert_eq!(successor.head(), Head::Busy);
+        assert_eq!(successor.waiting(), 16);
     }
 }
