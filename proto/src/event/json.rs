@@ -31,14 +31,26 @@
 //! Numbers are whole and up to 64 bits wide: a reader that keeps them as
 //! doubles loses the last digits of those above 2^53.
 
+mod exec;
+mod file;
+mod life;
+mod process;
+mod verdict;
+
+pub(super) use file::access_name;
+
 use std::{borrow::Cow, fmt, io};
 
 use serde::{Serialize, Serializer};
 
-use super::{
-    Ancestor, Event, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt, ResolvedPath,
-    StoredEvent, TimeText, Verdict, errno, time_text::Fraction,
+use self::{
+    exec::ExecView,
+    file::OpenView,
+    life::{ExitView, ForkView},
+    process::ProcessView,
+    verdict::VerdictView,
 };
+use super::{Event, Fact, StoredEvent, TimeText, time_text::Fraction};
 use crate::{
     escape::lossless,
     id::{Epoch, NodeId},
@@ -162,311 +174,6 @@ impl<T, V: Serialize> Serialize for Each<'_, T, V> {
     }
 }
 
-#[derive(Serialize)]
-struct ProcessView<'a> {
-    pid: u32,
-    tid: u32,
-    start_boot_ns: u64,
-    ppid: u32,
-    parent_start_boot_ns: u64,
-    uid: u32,
-    gid: u32,
-    euid: u32,
-    egid: u32,
-    user: Option<&'a str>,
-    comm: Cow<'a, str>,
-    exe: Option<Cow<'a, str>>,
-    cgroup_id: u64,
-    cgroup: Option<Cow<'a, str>>,
-    container_id: Option<&'a str>,
-    from_proc: bool,
-    ancestors: Each<'a, Ancestor, AncestorView<'a>>,
-}
-
-impl<'a> From<&'a Process> for ProcessView<'a> {
-    fn from(process: &'a Process) -> Self {
-        Self {
-            pid: process.tgid,
-            tid: process.tid,
-            start_boot_ns: process.start_boot_ns,
-            ppid: process.parent_tgid,
-            parent_start_boot_ns: process.parent_start_boot_ns,
-            uid: process.uid,
-            gid: process.gid,
-            euid: process.euid,
-            egid: process.egid,
-            user: known_text(&process.user),
-            comm: lossless(&process.comm),
-            exe: known(&process.exe),
-            cgroup_id: process.cgroup_id,
-            cgroup: known(&process.cgroup_path),
-            container_id: known_text(&process.container_id),
-            from_proc: process.from_proc,
-            ancestors: Each(&process.ancestors, AncestorView::from),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct AncestorView<'a> {
-    pid: u32,
-    start_boot_ns: u64,
-    comm: Cow<'a, str>,
-    exe: Option<Cow<'a, str>>,
-}
-
-impl<'a> From<&'a Ancestor> for AncestorView<'a> {
-    fn from(ancestor: &'a Ancestor) -> Self {
-        Self {
-            pid: ancestor.tgid,
-            start_boot_ns: ancestor.start_boot_ns,
-            comm: lossless(&ancestor.comm),
-            exe: known(&ancestor.exe),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct VerdictView<'a> {
-    action: &'static str,
-    policy: &'a str,
-    rule: &'a str,
-    outcome: &'static str,
-    signal_result: Option<i32>,
-    denied: bool,
-}
-
-impl<'a> From<&'a Verdict> for VerdictView<'a> {
-    fn from(verdict: &'a Verdict) -> Self {
-        Self {
-            action: verdict.action.as_str(),
-            policy: verdict.policy.as_str(),
-            rule: verdict.rule.as_str(),
-            outcome: outcome_name(verdict.outcome),
-            signal_result: match verdict.outcome {
-                Outcome::SignalSent => Some(0),
-                Outcome::SignalFailed(errno) => Some(errno),
-                Outcome::Noted
-                | Outcome::Observed
-                | Outcome::SparedInit
-                | Outcome::SparedKernelThread
-                | Outcome::SparedAgent
-                | Outcome::SparedProtected
-                | Outcome::BreakerOpen
-                | Outcome::Denied => None,
-            },
-            denied: verdict.denied,
-        }
-    }
-}
-
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Noted => "noted",
-        Outcome::Observed => "observed",
-        Outcome::SignalSent => "signal-sent",
-        Outcome::SignalFailed(_) => "signal-failed",
-        Outcome::SparedInit => "spared-init",
-        Outcome::SparedKernelThread => "spared-kernel-thread",
-        Outcome::SparedAgent => "spared-agent",
-        Outcome::Denied => "denied",
-        Outcome::SparedProtected => "spared-protected",
-        Outcome::BreakerOpen => "breaker-open",
-    }
-}
-
-#[derive(Serialize)]
-struct ExecView<'a> {
-    syscall: Option<&'a str>,
-    result: i32,
-    error: Option<&'static str>,
-    path_as_asked: Cow<'a, str>,
-    file: Option<FileView<'a>>,
-    interpreter: Option<Cow<'a, str>>,
-    argv: Each<'a, Vec<u8>, Cow<'a, str>>,
-    argv_truncated: bool,
-    from_user_memory: bool,
-    directory_fd: i32,
-    flags: u32,
-}
-
-impl<'a> From<&'a Exec> for ExecView<'a> {
-    fn from(exec: &'a Exec) -> Self {
-        Self {
-            syscall: known_text(&exec.syscall),
-            result: exec.result,
-            error: errno::name(exec.result),
-            path_as_asked: lossless(&exec.path_as_asked),
-            file: exec.file.as_ref().map(Into::into),
-            interpreter: known(&exec.interpreter),
-            argv: Each(&exec.argv, |argument| lossless(argument)),
-            argv_truncated: exec.argv_truncated,
-            from_user_memory: exec.from_user_memory,
-            directory_fd: exec.directory_fd,
-            flags: exec.flags,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct OpenView<'a> {
-    syscall: Option<&'a str>,
-    result: i32,
-    error: Option<&'static str>,
-    path_as_asked: Cow<'a, str>,
-    path_as_asked_truncated: bool,
-    file: Option<FileView<'a>>,
-    access: &'static str,
-    flags: u32,
-    mode: u32,
-    directory_fd: i32,
-    from_user_memory: bool,
-}
-
-impl<'a> From<&'a Open> for OpenView<'a> {
-    fn from(open: &'a Open) -> Self {
-        Self {
-            syscall: known_text(&open.syscall),
-            result: open.result,
-            error: errno::name(open.result),
-            path_as_asked: lossless(&open.path_as_asked),
-            path_as_asked_truncated: open.path_as_asked_truncated,
-            file: open.file.as_ref().map(Into::into),
-            access: access_name(open.flags),
-            flags: open.flags,
-            mode: open.mode,
-            directory_fd: open.directory_fd,
-            from_user_memory: open.from_user_memory,
-        }
-    }
-}
-
-/// Returns what open(2) flags ask for: `read`, `write`, `read-write`, or
-/// `path` for a descriptor that can do neither.
-///
-/// Source: include/uapi/asm-generic/fcntl.h; these bits are the same on every
-/// architecture that Shrike builds for.
-pub(super) fn access_name(flags: u32) -> &'static str {
-    const O_ACCMODE: u32 = 0o3;
-    const O_WRONLY: u32 = 0o1;
-    const O_RDWR: u32 = 0o2;
-    const O_PATH: u32 = 0o10_000_000;
-    if flags & O_PATH != 0 {
-        return "path";
-    }
-    match flags & O_ACCMODE {
-        O_WRONLY => "write",
-        // 3 asks for the permission to do both, and gets neither (open(2)).
-        O_RDWR | O_ACCMODE => "read-write",
-        _ => "read",
-    }
-}
-
-#[derive(Serialize)]
-struct FileView<'a> {
-    path: Option<Cow<'a, str>>,
-    device: Shown<Device>,
-    inode: u64,
-    unresolved: bool,
-    task_path: Option<Cow<'a, str>>,
-    mode: Option<String>,
-    links: u32,
-    owner_uid: u32,
-    owner_gid: u32,
-    deleted: bool,
-}
-
-impl<'a> From<&'a ResolvedPath> for FileView<'a> {
-    fn from(file: &'a ResolvedPath) -> Self {
-        Self {
-            path: known(&file.path),
-            device: Shown(Device(file.device)),
-            inode: file.inode,
-            unresolved: file.unresolved,
-            task_path: known(&file.task_path),
-            mode: (file.mode != 0).then(|| format!("{:o}", file.mode)),
-            links: file.links,
-            owner_uid: file.owner_uid,
-            owner_gid: file.owner_gid,
-            deleted: file.deleted,
-        }
-    }
-}
-
-struct Device(u64);
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // include/linux/kdev_t.h: MINORBITS is 20.
-        write!(f, "{}:{}", self.0 >> 20, self.0 & 0xf_ffff)
-    }
-}
-
-#[derive(Serialize)]
-struct ForkView<'a> {
-    child_pid: u32,
-    child_tid: u32,
-    child_start_boot_ns: u64,
-    child_comm: Cow<'a, str>,
-}
-
-impl<'a> From<&'a Fork> for ForkView<'a> {
-    fn from(fork: &'a Fork) -> Self {
-        Self {
-            child_pid: fork.child_tgid,
-            child_tid: fork.child_tid,
-            child_start_boot_ns: fork.child_start_boot_ns,
-            child_comm: lossless(&fork.child_comm),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct ExitView<'a> {
-    code: u32,
-    signal: u32,
-    core_dumped: bool,
-    duration_ns: Option<u64>,
-    repeated_opens: u64,
-    receipt: Option<ReceiptView<'a>>,
-}
-
-impl<'a> From<&'a Exit> for ExitView<'a> {
-    fn from(exit: &'a Exit) -> Self {
-        Self {
-            code: exit.code,
-            signal: exit.signal,
-            core_dumped: exit.core_dumped,
-            duration_ns: (exit.duration_ns != 0).then_some(exit.duration_ns),
-            repeated_opens: exit.repeated_opens,
-            receipt: exit.receipt.as_ref().map(Into::into),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct ReceiptView<'a> {
-    generation: u64,
-    policy: &'a str,
-    rule: &'a str,
-    signal_result: i32,
-    died_by_it: bool,
-    verdict_sequence: u64,
-}
-
-impl<'a> From<&'a Receipt> for ReceiptView<'a> {
-    fn from(receipt: &'a Receipt) -> Self {
-        Self {
-            generation: receipt.generation.0,
-            policy: receipt.policy.as_str(),
-            rule: receipt.rule.as_str(),
-            signal_result: receipt.signal_result,
-            died_by_it: receipt.died_by_it,
-            verdict_sequence: receipt.verdict_sequence.0,
-        }
-    }
-}
-
 fn known(bytes: &[u8]) -> Option<Cow<'_, str>> {
     (!bytes.is_empty()).then(|| lossless(bytes))
 }
@@ -561,15 +268,5 @@ mod tests {
         check(0, "1970-01-01T00:00:00.000000000Z");
         check(i64::MAX, "2262-04-11T23:47:16.854775807Z");
         check(i64::MIN, "1677-09-21T00:12:43.145224192Z");
-    }
-
-    #[test]
-    fn access_follows_the_flags() {
-        let check = |flags: u32, expect: &str| assert_eq!(access_name(flags), expect);
-        check(0, "read");
-        check(0o1 | 0o100, "write");
-        check(0o2, "read-write");
-        check(0o3, "read-write");
-        check(0o10_000_000, "path");
     }
 }
