@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! ┌────────────┬──────────────────┬────────────────────────────┐
-//! │ Header     │ Open, Exec, Fork │ bytes, in the order of the │
-//! │ (120 bytes)│ or Exit          │ lengths in the body        │
+//! │ Header     │ Open, Exec, …    │ bytes, in the order of the │
+//! │ (120 bytes)│                  │ lengths in the body        │
 //! └────────────┴──────────────────┴────────────────────────────┘
 //! ```
 //!
@@ -48,6 +48,8 @@ pub enum Kind {
     Fork = 3,
     /// [`Exit`]
     Exit = 4,
+    /// [`Change`]
+    Change = 5,
 }
 
 /// The system call that it happened in, or the one that stands for all that do
@@ -196,6 +198,12 @@ pub const FLAG_DENIED: u16 = 1 << 7;
 /// The file has no name any more.
 pub const FLAG_DELETED: u16 = 1 << 8;
 
+/// The name is the one that a file gets, and not the one that it has.
+pub const FLAG_NEW_NAME: u16 = 1 << 9;
+
+/// The other name is longer or deeper than the programs walk, or unreadable.
+pub const FLAG_OTHER_UNRESOLVED: u16 = 1 << 10;
+
 /// What every record begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -293,6 +301,31 @@ pub struct Open {
     pub padding: u32,
 }
 
+/// A file was changed without being opened, or could not be. Bytes: the name
+/// that was judged, resolved, and the other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Change {
+    /// Inode number, 0 for a name without a file.
+    pub inode: u64,
+    /// Kernel device number.
+    pub device: u32,
+    /// Type and permissions of the file.
+    pub file_mode: u16,
+    /// Type and permissions as asked.
+    pub mode: u16,
+    /// Bytes of the resolved path.
+    pub path_length: u16,
+    /// Bytes of the other name.
+    pub other_length: u16,
+    /// Names of the file.
+    pub links: u32,
+    /// Owner of the file.
+    pub owner_uid: u32,
+    /// Owning group of the file.
+    pub owner_gid: u32,
+}
+
 /// A program was executed, or could not be. Bytes: path as asked, resolved
 /// path, interpreter, arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -346,6 +379,7 @@ const _: () = {
     assert!(size_of::<Process>() == 72);
     assert!(size_of::<Header>() == 120);
     assert!(size_of::<Open>() == 48);
+    assert!(size_of::<Change>() == 32);
     assert!(size_of::<Exec>() == 32);
     assert!(size_of::<Fork>() == 16);
     assert!(size_of::<Exit>() == 16);

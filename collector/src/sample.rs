@@ -1,7 +1,10 @@
 //! Made-up events for tests.
 
 use shrike_proto::{
-    event::{Action, Event, Exec, Exit, Fact, Fork, Open, Outcome, Process, ResolvedPath, Verdict},
+    event::{
+        Action, Change, ChangedName, Event, Exec, Exit, Fact, Fork, Open, Operation, Outcome,
+        Process, ResolvedPath, Verdict,
+    },
     id::{Epoch, Generation, NodeId, PolicyName, RuleName, SequenceNumber},
 };
 
@@ -22,24 +25,24 @@ pub fn events(first: u64, count: u64) -> Vec<Event> {
 fn event(sequence: u64) -> Event {
     let exe = [&b"/usr/bin/cat"[..], b"/usr/bin/ls", b"/usr/sbin/sshd"][sequence as usize % 3];
     let path = [&b"/etc/shadow"[..], b"/etc/passwd", b"/usr/lib/libc.so.6"][sequence as usize % 3];
-    let file = Some(ResolvedPath {
+    let file = ResolvedPath {
         path: path.to_vec(),
         device: 0x80_0001,
         inode: 1000 + sequence % 7,
         ..ResolvedPath::default()
-    });
-    let fact = match sequence % 4 {
+    };
+    let fact = match sequence % 5 {
         0 => Fact::Exec(Exec {
             syscall: "execve".into(),
             path_as_asked: path.to_vec(),
-            file,
+            file: Some(file),
             argv: vec![b"cat".to_vec(), path.to_vec()],
             ..Exec::default()
         }),
         1 => Fact::Open(Open {
             syscall: "openat".into(),
             path_as_asked: path.to_vec(),
-            file,
+            file: Some(file),
             directory_fd: -100,
             ..Open::default()
         }),
@@ -48,7 +51,16 @@ fn event(sequence: u64) -> Event {
             child_tid: 5000,
             ..Fork::default()
         }),
-        _ => Fact::Exit(Exit::default()),
+        3 => Fact::Exit(Exit::default()),
+        _ => Fact::Change(Change {
+            operation: Operation::Rename,
+            result: 0,
+            file,
+            name: ChangedName::New,
+            other_path: b"/tmp/other".to_vec(),
+            other_unresolved: false,
+            mode: 0,
+        }),
     };
     Event {
         sequence: SequenceNumber(sequence),

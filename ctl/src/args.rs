@@ -213,7 +213,7 @@ pub struct EventsArgs {
     /// Only processes that run this executable (whole path)
     #[arg(long, value_name = "PATH")]
     pub exe: Vec<std::ffi::OsString>,
-    /// Only opens and execs of files whose path begins so
+    /// Only opens, execs and changes of files whose path begins so
     #[arg(long, value_name = "PREFIX")]
     pub path: Vec<std::ffi::OsString>,
     /// Only events with a verdict, or with this action's verdict
@@ -246,6 +246,8 @@ pub enum KindWord {
     Exec,
     /// A file was opened.
     Open,
+    /// A file was changed without being opened, under a rule.
+    Change,
     /// A process was created.
     Fork,
     /// A process ended.

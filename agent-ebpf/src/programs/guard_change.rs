@@ -4,7 +4,10 @@
 //!
 //! Only what a rule matches is an event.
 
-use aya_ebpf::{helpers::generated::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
+use aya_ebpf::{
+    EbpfContext as _, helpers::generated::bpf_get_current_pid_tgid, macros::lsm,
+    programs::LsmContext,
+};
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Trigger},
@@ -21,24 +24,66 @@ use crate::{
     memory::read,
     offsets::offset,
     progress::Judged,
-    record_open, scratch,
-    typed::{Pointer, current_task, field, inode_of},
+    record_change, scratch,
+    typed::{Pointer, argument, current_task, field, inode_of},
 };
 
 /// What is done to a name.
 #[derive(Clone, Copy)]
-struct Change {
-    call: Call,
-    dentry: Pointer,
+pub struct Asked {
+    /// What is done.
+    pub call: Call,
+    /// The name.
+    pub dentry: Pointer,
     mount: Pointer,
     access: u32,
     /// Gets the name; null for nothing.
     named: Pointer,
+    /// The name is one that a file gets.
+    pub is_new_name: bool,
+    /// Type and permissions as asked, 0 where none are.
+    pub mode: u32,
+    /// The operation's other name.
+    pub other: Other,
+}
+
+/// The name that is not judged.
+#[derive(Clone, Copy)]
+pub enum Other {
+    /// There is none.
+    None,
+    /// A name, and the `struct path` whose mount it is in.
+    Name { dentry: Pointer, mount: Pointer },
+    /// Text at a kernel address.
+    Text(u64),
+}
+
+impl Asked {
+    /// An operation on a name that a file has.
+    #[inline(always)]
+    fn of(call: Call, mount: Pointer, dentry: Pointer) -> Self {
+        Self {
+            call,
+            dentry,
+            mount,
+            access: ACCESS_WRITE,
+            named: core::ptr::null(),
+            is_new_name: false,
+            mode: 0,
+            other: Other::None,
+        }
+    }
+
+    /// The same in a directory, a `struct path`.
+    #[inline(always)]
+    fn below(call: Call, directory: Pointer, dentry: Pointer) -> Self {
+        Self::of(call, field!(directory, path_mnt), dentry)
+    }
 }
 
 /// Decides; true: the change is refused.
 #[inline(always)]
-fn decide(change: &Change) -> bool {
+fn decide(change: &Asked) -> bool {
     let in_force = judge::in_force();
     if !in_force.has(ASKS_ABOUT_OPENS) {
         return false;
@@ -75,15 +120,7 @@ fn decide(change: &Change) -> bool {
         refused = carry_out(state, task as u64, tgid, Power::Refuse);
         let judged = Judged::of(state);
         if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
-            record_open::changed(
-                slot,
-                scratch,
-                change.call,
-                change.dentry,
-                task,
-                &judged,
-                refused,
-            );
+            record_change::changed(slot, scratch, change, task, &judged, refused);
         }
     }
     if !refused && !change.named.is_null() && !judge::is_clear(&state.path_hits) {
@@ -96,7 +133,7 @@ fn decide(change: &Change) -> bool {
 /// Returns the key of the name's directory where that may settle the change:
 /// every rule gives a path, and none knows the file by its inode.
 #[inline(always)]
-fn directory_of(in_force: InForce, change: &Change, task: Pointer) -> Option<u64> {
+fn directory_of(in_force: InForce, change: &Asked, task: Pointer) -> Option<u64> {
     if in_force.has(READS_WITHOUT_PATH | WRITES_WITHOUT_PATH) {
         return None;
     }
@@ -108,132 +145,140 @@ fn directory_of(in_force: InForce, change: &Change, task: Pointer) -> Option<u64
     Place::directory(plan.seed[0], task, change.mount, change.dentry).map(Place::key)
 }
 
-/// Decides about a name in a directory.
+/// Decides; returns what the hook does.
 #[inline(always)]
-fn decide_name(
-    call: Call,
-    directory: Pointer,
-    dentry: Pointer,
-    access: u32,
-    named: Pointer,
-) -> bool {
-    decide(&Change {
-        call,
-        dentry,
-        mount: field!(directory, path_mnt),
-        access,
-        named,
-    })
+fn answer(change: &Asked) -> i32 {
+    if decide(change) { refusal() } else { 0 }
 }
 
 /// Decides about a path.
 #[inline(always)]
-fn decide_path(call: Call, path: Pointer) -> i32 {
-    let refused = decide(&Change {
-        call,
-        dentry: field!(path, path_dentry),
-        mount: field!(path, path_mnt),
-        access: ACCESS_WRITE,
-        named: core::ptr::null(),
-    });
-    if refused { refusal() } else { 0 }
+fn decide_path(call: Call, path: Pointer, mode: u32) -> i32 {
+    answer(&Asked {
+        mode,
+        ..Asked::of(call, field!(path, path_mnt), field!(path, path_dentry))
+    })
 }
 
-macro_rules! guard_path {
-    ($($name:ident $hook:literal $call:ident;)*) => {
-        $(
-            #[doc = concat!("`", $hook, "(const struct path *, …)`")]
-            #[lsm(hook = $hook)]
-            pub fn $name(ctx: LsmContext) -> i32 {
-                decide_path(Call::$call, ctx.arg(0))
-            }
-        )*
-    };
+/// `path_truncate(const struct path *)`
+#[lsm(hook = "path_truncate")]
+pub fn guard_truncate(ctx: LsmContext) -> i32 {
+    decide_path(Call::Truncate, ctx.arg(0), 0)
 }
 
-guard_path! {
-    guard_truncate "path_truncate" Truncate;
-    guard_chmod "path_chmod" Chmod;
-    guard_chown "path_chown" Chown;
+/// `path_chmod(const struct path *, umode_t)`
+#[lsm(hook = "path_chmod")]
+pub fn guard_chmod(ctx: LsmContext) -> i32 {
+    decide_path(Call::Chmod, ctx.arg(0), mode(ctx.arg(1)))
 }
 
-macro_rules! guard_name {
-    ($($name:ident $hook:literal $call:ident;)*) => {
-        $(
-            #[doc = concat!("`", $hook, "(const struct path *directory, struct dentry *, …)`")]
-            #[lsm(hook = $hook)]
-            pub fn $name(ctx: LsmContext) -> i32 {
-                if decide_name(Call::$call, ctx.arg(0), ctx.arg(1), ACCESS_WRITE, core::ptr::null()) {
-                    return refusal();
-                }
-                0
-            }
-        )*
-    };
+/// `path_chown(const struct path *, kuid_t, kgid_t)`
+#[lsm(hook = "path_chown")]
+pub fn guard_chown(ctx: LsmContext) -> i32 {
+    decide_path(Call::Chown, ctx.arg(0), 0)
 }
 
-guard_name! {
-    guard_unlink "path_unlink" Unlink;
-    guard_rmdir "path_rmdir" Rmdir;
-    guard_mknod "path_mknod" Mknod;
-    guard_mkdir "path_mkdir" Mkdir;
-    guard_symlink "path_symlink" Symlink;
+/// A `umode_t`: only the lowest 16 bits of an argument are its own.
+#[inline(always)]
+fn mode(argument: u64) -> u32 {
+    argument as u32 & 0xffff
+}
+
+/// `path_unlink(const struct path *directory, struct dentry *)`
+#[lsm(hook = "path_unlink")]
+pub fn guard_unlink(ctx: LsmContext) -> i32 {
+    answer(&Asked::below(Call::Unlink, ctx.arg(0), ctx.arg(1)))
+}
+
+/// `path_rmdir(const struct path *directory, struct dentry *)`
+#[lsm(hook = "path_rmdir")]
+pub fn guard_rmdir(ctx: LsmContext) -> i32 {
+    answer(&Asked::below(Call::Rmdir, ctx.arg(0), ctx.arg(1)))
+}
+
+/// `path_mknod(const struct path *directory, struct dentry *, umode_t, unsigned int device)`
+#[lsm(hook = "path_mknod")]
+pub fn guard_mknod(ctx: LsmContext) -> i32 {
+    answer(&Asked {
+        is_new_name: true,
+        mode: mode(ctx.arg(2)),
+        ..Asked::below(Call::Mknod, ctx.arg(0), ctx.arg(1))
+    })
+}
+
+/// `path_mkdir(const struct path *directory, struct dentry *, umode_t)`
+#[lsm(hook = "path_mkdir")]
+pub fn guard_mkdir(ctx: LsmContext) -> i32 {
+    answer(&Asked {
+        is_new_name: true,
+        mode: mode(ctx.arg(2)),
+        ..Asked::below(Call::Mkdir, ctx.arg(0), ctx.arg(1))
+    })
+}
+
+/// `path_symlink(const struct path *directory, struct dentry *, const char *)`
+#[lsm(hook = "path_symlink")]
+pub fn guard_symlink(ctx: LsmContext) -> i32 {
+    answer(&Asked {
+        is_new_name: true,
+        other: Other::Text(argument(ctx.as_ptr(), 2)),
+        ..Asked::below(Call::Symlink, ctx.arg(0), ctx.arg(1))
+    })
 }
 
 /// `path_rename(const struct path *old_dir, struct dentry *, const struct path *new_dir,
 /// struct dentry *, unsigned int flags)`
 #[lsm(hook = "path_rename")]
 pub fn guard_rename(ctx: LsmContext) -> i32 {
-    if decide_name(
-        Call::Rename,
-        ctx.arg(0),
-        ctx.arg(1),
-        ACCESS_WRITE,
-        core::ptr::null(),
-    ) {
-        return refusal();
-    }
-    0
+    answer(&Asked {
+        other: Other::Name {
+            dentry: ctx.arg(3),
+            mount: ctx.arg(2),
+        },
+        ..Asked::below(Call::Rename, ctx.arg(0), ctx.arg(1))
+    })
 }
 
 /// The same, for the name that the file gets, and what is there already.
 #[lsm(hook = "path_rename")]
 pub fn guard_rename_over(ctx: LsmContext) -> i32 {
-    if decide_name(
-        Call::Rename,
-        ctx.arg(2),
-        ctx.arg(3),
-        ACCESS_WRITE,
-        ctx.arg(1),
-    ) {
-        return refusal();
-    }
-    0
+    answer(&Asked {
+        named: ctx.arg(1),
+        is_new_name: true,
+        other: Other::Name {
+            dentry: ctx.arg(1),
+            mount: ctx.arg(0),
+        },
+        ..Asked::below(Call::Rename, ctx.arg(2), ctx.arg(3))
+    })
 }
 
 /// `path_link(struct dentry *, const struct path *new_dir, struct dentry *)`:
-/// another name for a file gives every access.
+/// another name for a file gives every access. Both are in one mount.
 #[lsm(hook = "path_link")]
 pub fn guard_link(ctx: LsmContext) -> i32 {
-    if decide_name(
-        Call::Link,
-        ctx.arg(1),
-        ctx.arg(0),
-        ACCESS_READ | ACCESS_WRITE,
-        core::ptr::null(),
-    ) {
-        return refusal();
-    }
-    0
+    answer(&Asked {
+        access: ACCESS_READ | ACCESS_WRITE,
+        other: Other::Name {
+            dentry: ctx.arg(2),
+            mount: ctx.arg(1),
+        },
+        ..Asked::below(Call::Link, ctx.arg(1), ctx.arg(0))
+    })
 }
 
 /// The same, for the name that the file gets.
 #[lsm(hook = "path_link")]
 pub fn guard_link_into(ctx: LsmContext) -> i32 {
-    if decide_name(Call::Link, ctx.arg(1), ctx.arg(2), ACCESS_WRITE, ctx.arg(0)) {
-        return refusal();
-    }
-    0
+    answer(&Asked {
+        named: ctx.arg(0),
+        is_new_name: true,
+        other: Other::Name {
+            dentry: ctx.arg(0),
+            mount: ctx.arg(1),
+        },
+        ..Asked::below(Call::Link, ctx.arg(1), ctx.arg(2))
+    })
 }
 
 /// `inode_setxattr(struct mnt_idmap *, struct dentry *, const char *, …)`: no
@@ -241,12 +286,9 @@ pub fn guard_link_into(ctx: LsmContext) -> i32 {
 #[lsm(hook = "inode_setxattr")]
 pub fn guard_setxattr(ctx: LsmContext) -> i32 {
     let fs: Pointer = field!(current_task(), task_fs);
-    let refused = decide(&Change {
-        call: Call::Setxattr,
-        dentry: ctx.arg(1),
-        mount: field!(fs, fs_root_mnt),
-        access: ACCESS_WRITE,
-        named: core::ptr::null(),
-    });
-    if refused { refusal() } else { 0 }
+    answer(&Asked::of(
+        Call::Setxattr,
+        field!(fs, fs_root_mnt),
+        ctx.arg(1),
+    ))
 }

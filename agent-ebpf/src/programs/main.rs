@@ -46,6 +46,7 @@ mod process_exec;
 mod process_exit;
 mod process_fork;
 mod progress;
+mod record_change;
 mod record_open;
 mod root;
 mod scratch;

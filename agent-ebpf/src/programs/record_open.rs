@@ -24,13 +24,12 @@ use crate::{
     emit::{self, Count, count, kind_and_call},
     file_open::{FMODE_EXEC, O_PATH, clear_file},
     judge,
-    memory::{Unreadable, read},
-    offsets::{OPENS_FIRST, RECORD_OPENS, offset, setting},
+    offsets::{OPENS_FIRST, RECORD_OPENS, setting},
     progress::Judged,
     root,
     scratch::{self, Scratch},
     seen::{self, Touch},
-    typed::{Pointer, current_task, field, inode_of},
+    typed::{Pointer, current_task, field},
     verdicts, walk,
 };
 
@@ -38,11 +37,10 @@ use crate::{
 const MAX_ERRNO: i64 = 4095;
 
 /// `EPERM`
-const REFUSED: i32 = -1;
+pub const REFUSED: i32 = -1;
 
 /// Set by the kernel for every 64-bit caller, whatever was asked.
 const O_LARGEFILE: u32 = 0o100_000;
-const O_WRONLY: u32 = 1;
 /// `S_IALLUGO`: the kernel adds the type of the file that it makes.
 const PERMISSIONS: u32 = 0o7777;
 
@@ -236,43 +234,6 @@ pub fn judged(
     );
 }
 
-/// Writes the event of a verdict about a name that is changed: the target in
-/// the scratch buffer.
-#[inline(always)]
-pub fn changed(
-    slot: u32,
-    scratch: *mut Scratch,
-    call: Call,
-    dentry: Pointer,
-    task: Pointer,
-    judged: &Judged,
-    refused: bool,
-) {
-    count(Hook::OtherOpen, Count::Seen);
-    let mut source = Source::nameless(O_WRONLY);
-    source.call = call;
-    let asked = Asked::of(&source, task, if refused { REFUSED } else { 0 });
-    let mut flags = begin(slot, scratch, &asked, task) | judged.flags;
-    // A name that is about to be given has a path, and no inode yet.
-    let _ = describe_number(scratch, inode_of(dentry));
-    flags |= u32::from(FLAG_HAS_FILE);
-    // SAFETY: taken by this program.
-    unsafe { (*scratch).flags = 0 };
-    walk::walk_text(slot, walk::UP_TO_NAMESPACE);
-    // SAFETY: taken by this program.
-    let body = unsafe { &mut *emit::body::<Open>(scratch) };
-    body.path_length = emit::append_text(slot) as u16;
-    // SAFETY: taken by this program.
-    flags |= unsafe { (*scratch).flags } as u32;
-    emit::set_verdict(scratch, judged);
-    emit::submit(
-        slot,
-        Hook::OtherOpen as u32,
-        flags,
-        u32::from(judged.action >= Action::Deny as u32),
-    );
-}
-
 impl Asked {
     #[inline(always)]
     fn of(source: &Source, task: Pointer, result: i32) -> Self {
@@ -349,21 +310,6 @@ fn describe(scratch: *mut Scratch, inode: Pointer) {
     body.links = field!(inode, inode_links);
     body.owner_uid = field!(inode, inode_uid);
     body.owner_gid = field!(inode, inode_gid);
-}
-
-/// The same for an inode that may be null.
-#[inline(always)]
-fn describe_number(scratch: *mut Scratch, inode: u64) -> Result<(), Unreadable> {
-    // SAFETY: taken by this program.
-    let body = unsafe { &mut *emit::body::<Open>(scratch) };
-    let superblock = read::<u64>(inode, offset!(inode_super))?;
-    body.device = read(superblock, offset!(super_device))?;
-    body.inode = read(inode, offset!(inode_number))?;
-    body.file_mode = read(inode, offset!(inode_mode))?;
-    body.links = read(inode, offset!(inode_links))?;
-    body.owner_uid = read(inode, offset!(inode_uid))?;
-    body.owner_gid = read(inode, offset!(inode_gid))?;
-    Ok(())
 }
 
 /// Writes what is to be said of a file, and its paths. Returns flags.

@@ -154,7 +154,7 @@ impl ProcessTable {
                 );
             }
             Fact::Exit(_) => self.exit(key),
-            Fact::Fork(_) | Fact::Exec(_) | Fact::Open(_) => {}
+            Fact::Fork(_) | Fact::Exec(_) | Fact::Open(_) | Fact::Change(_) => {}
         }
     }
 

@@ -2,7 +2,10 @@
 //! an error, never a panic.
 
 use shrike_agent_ebpf::record::{self, Call, Header, Kind, Outcome, RULE_NONE};
-use shrike_proto::event::{Action, Comm, Exec, Exit, Fact, Fork, Open, Process, ResolvedPath};
+use shrike_proto::event::{
+    Action, Change, ChangedName, Comm, Exec, Exit, Fact, Fork, Open, Operation, Process,
+    ResolvedPath,
+};
 
 /// A record, decoded. The verdict still names its rule by number: only the
 /// table of its generation knows the name.
@@ -104,6 +107,7 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
     };
     let fact = match kind {
         kind if kind == Kind::Open as u8 => Fact::Open(open(&mut reader, &common)?),
+        kind if kind == Kind::Change as u8 => Fact::Change(change(&mut reader, &common, call)?),
         kind if kind == Kind::Exec as u8 => Fact::Exec(exec(&mut reader, &common)?),
         kind if kind == Kind::Fork as u8 => Fact::Fork(fork(&mut reader, &process)?),
         kind if kind == Kind::Exit as u8 => Fact::Exit(exit(&mut reader, boot_time_ns, &process)?),
@@ -234,6 +238,57 @@ fn open(reader: &mut Reader<'_>, common: &Common) -> Result<Open, DecodeError> {
         directory_fd,
         from_user_memory: common.has(record::FLAG_FROM_USER_MEMORY),
     })
+}
+
+fn change(reader: &mut Reader<'_>, common: &Common, call: u8) -> Result<Change, DecodeError> {
+    const PART: &str = "change";
+    let inode = reader.u64(PART)?;
+    let device = reader.u32(PART)?;
+    let file_mode = reader.u16(PART)?;
+    let mode = reader.u16(PART)?;
+    let path_length = reader.u16(PART)?;
+    let other_length = reader.u16(PART)?;
+    let links = reader.u32(PART)?;
+    let owner_uid = reader.u32(PART)?;
+    let owner_gid = reader.u32(PART)?;
+    let path = reader.bytes(path_length.into(), "resolved path")?.to_vec();
+    let other_path = reader.bytes(other_length.into(), "other name")?.to_vec();
+    Ok(Change {
+        operation: operation(call)?,
+        result: common.result,
+        file: ResolvedPath {
+            path,
+            device: device.into(),
+            inode,
+            unresolved: common.has(record::FLAG_PATH_UNRESOLVED),
+            task_path: Vec::new(),
+            mode: file_mode.into(),
+            links,
+            owner_uid,
+            owner_gid,
+            deleted: false,
+        },
+        name: if common.has(record::FLAG_NEW_NAME) {
+            ChangedName::New
+        } else {
+            ChangedName::Old
+        },
+        other_path,
+        other_unresolved: common.has(record::FLAG_OTHER_UNRESOLVED),
+        mode: mode.into(),
+    })
+}
+
+/// Returns what a call does to a file that it does not open.
+fn operation(call: u8) -> Result<Operation, DecodeError> {
+    let name = syscall(call)?;
+    Operation::ALL
+        .into_iter()
+        .find(|operation| operation.as_str() == name)
+        .ok_or(DecodeError::Unknown {
+            field: "operation",
+            value: call.into(),
+        })
 }
 
 fn exec(reader: &mut Reader<'_>, common: &Common) -> Result<Exec, DecodeError> {

@@ -58,6 +58,10 @@ fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
                 check_exit(value.bytes()?)?;
                 once(&mut fact, (Kind::Exit, None))?;
             }
+            20 => once(
+                &mut fact,
+                (Kind::Change, Some(glance_change(value.bytes()?)?)),
+            )?,
             _ => return None,
         }
     }
@@ -141,6 +145,27 @@ fn glance_open(bytes: &[u8]) -> Option<&[u8]> {
         }
     }
     Some(resolved_or(file, asked))
+}
+
+fn glance_change(bytes: &[u8]) -> Option<&[u8]> {
+    let (mut operation, mut name, mut file) = (0, 0, None);
+    let mut fields = Fields(bytes);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => operation = value.varint()?,
+            2 | 6 | 7 => drop(value.varint()?),
+            3 => once(&mut file, glance_file(value.bytes()?)?)?,
+            4 => name = value.varint()?,
+            5 => drop(value.bytes()?),
+            _ => return None,
+        }
+    }
+    // The operations and names that this version knows: up to
+    // OPERATION_SETXATTR and CHANGED_NAME_NEW.
+    if !(1..=11).contains(&operation) || !(1..=2).contains(&name) {
+        return None;
+    }
+    file
 }
 
 /// As `Fact::path` does.
@@ -384,6 +409,7 @@ mod tests {
                     };
                 }
                 Fact::Exec(exec) => exec.argv_truncated = true,
+                Fact::Change(change) => change.other_unresolved = true,
                 Fact::Fork(_) => {}
             }
         }
@@ -416,6 +442,7 @@ mod tests {
         };
         check(&|event| event.process = None);
         check(&|event| event.fact = None);
+        check(&|event| event.fact = Some(wire::event::Fact::Change(wire::Change::default())));
         check(&|event| {
             event.verdict = Some(wire::Verdict {
                 denied: true,

@@ -136,6 +136,7 @@ fn parse_kind(kind: i32) -> Result<Kind, FilterError> {
     match admin::Kind::try_from(kind) {
         Ok(admin::Kind::Exec) => Ok(Kind::Exec),
         Ok(admin::Kind::Open) => Ok(Kind::Open),
+        Ok(admin::Kind::Change) => Ok(Kind::Change),
         Ok(admin::Kind::Fork) => Ok(Kind::Fork),
         Ok(admin::Kind::Exit) => Ok(Kind::Exit),
         Ok(admin::Kind::Unspecified) | Err(_) => Err(FilterError::Kind(kind)),
@@ -220,7 +221,7 @@ mod tests {
 
     fn filters() -> impl Strategy<Value = admin::EventFilter> {
         (
-            prop::collection::vec(1..5i32, 0..2),
+            prop::collection::vec(1..6i32, 0..2),
             prop::collection::vec(0..40u32, 0..3),
             prop::collection::vec(0..3u32, 0..2),
             prop::collection::vec(

@@ -57,6 +57,7 @@ fn wire_kind(kind: KindWord) -> Kind {
     match kind {
         KindWord::Exec => Kind::Exec,
         KindWord::Open => Kind::Open,
+        KindWord::Change => Kind::Change,
         KindWord::Fork => Kind::Fork,
         KindWord::Exit => Kind::Exit,
     }

@@ -311,6 +311,8 @@ pub struct Case {
     pub subject: Subject,
     /// Names below [`EXEMPT`] that its rule excepts.
     pub exempt: &'static [&'static str],
+    /// What its event says was done to the file; `None` for an open or exec.
+    pub operation: Option<&'static str>,
     /// Where it does not end as every attempt should.
     pub exceptions: [Option<Exception>; 2],
 }
@@ -329,6 +331,7 @@ impl Case {
             trigger: Trigger::Open,
             subject: Subject::File("secret"),
             exempt: &[],
+            operation: None,
             exceptions: [None, None],
         }
     }
@@ -355,8 +358,12 @@ impl Case {
     }
 
     /// A change without an open.
-    pub const fn change(name: &'static str, says: &'static str) -> Self {
-        Self::open(Class::Changes, name, says).only_where_refused(
+    pub const fn change(operation: &'static str, name: &'static str, says: &'static str) -> Self {
+        Self {
+            operation: Some(operation),
+            ..Self::open(Class::Changes, name, says)
+        }
+        .only_where_refused(
             "Changes that open nothing are judged by hooks that can refuse them, and by no \
              others: a signal would come after the change.",
         )

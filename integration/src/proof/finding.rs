@@ -157,6 +157,11 @@ impl Look<'_> {
         if action != Some(self.setting.action().word()) {
             complaints.push(format!("its verdict asks for {action:?}: {event}"));
         }
+        if let Some(operation) = self.case.operation
+            && event["change"]["operation"].as_str() != Some(operation)
+        {
+            complaints.push(format!("its event is no change by {operation}: {event}"));
+        }
         let Some(file) = file_of(event) else {
             // A name that was to be created has no file yet.
             return;
@@ -326,6 +331,20 @@ mod tests {
     fn a_kill_without_receipt_and_a_wrong_path_are_complained_about() {
         let found = finding(&killed("own-name"), &events("own-name", "/else")[..1]);
         assert_eq!(found.complaints.len(), 2, "{:?}", found.complaints);
+    }
+
+    #[test]
+    fn a_change_that_is_told_as_something_else_is_complained_about() {
+        let path = "/srv/proof/unlink/secret";
+        let mut events = events("unlink", path);
+        let complaints = |events: &[Value]| finding(&killed("unlink"), events).complaints.len();
+        assert_eq!(complaints(&events), 1);
+        let file = events[0]["open"]["file"].take();
+        events[0]["kind"] = "change".into();
+        events[0]["change"] = json!({"operation": "rename", "file": file});
+        assert_eq!(complaints(&events), 1);
+        events[0]["change"]["operation"] = "unlink".into();
+        assert_eq!(complaints(&events), 0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Policies: pushed, enforced in both kernels, proven, withdrawn.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shrike_integration::vm::{Outcome, READ_BY_INIT};
 
 use super::Claim;
@@ -229,7 +229,7 @@ fn denied(fixture: &mut Fixture) -> Result<()> {
             "perl -e 'truncate(\"/srv/claim/key\", 0) or die $!'",
             "rm -f /srv/claim/key",
             "mv /srv/claim/key /srv/claim/away",
-            "touch /tmp/other && mv -f /tmp/other /srv/claim/key",
+            "touch /srv/claim/other && mv -f /srv/claim/other /srv/claim/key",
             "ln /srv/claim/key /srv/claim/link",
             "chmod 777 /srv/claim/key",
             "touch /srv/claim/new",
@@ -245,20 +245,26 @@ fn denied(fixture: &mut Fixture) -> Result<()> {
         }
         let filters = ["--node", node.name(), "--verdict", "deny"];
         fixture.wait_for_events(&filters, |events| {
-            [
-                "openat", "truncate", "unlink", "rename", "link", "chmod", "mknod",
-            ]
-            .iter()
-            .all(|call| {
-                events.iter().any(|event| {
-                    event["open"]["syscall"] == *call
-                        && event["open"]["error"] == "EPERM"
-                        && event["verdict"]["denied"] == true
-                        && event["verdict"]["outcome"] == "denied"
-                })
-            })
-            .then_some(())
+            let refused = |event: &Value| {
+                event["verdict"]["denied"] == true && event["verdict"]["outcome"] == "denied"
+            };
+            let opened = events.iter().any(|event| {
+                event["open"]["syscall"] == "openat"
+                    && event["open"]["error"] == "EPERM"
+                    && refused(event)
+            });
+            let changed = ["truncate", "unlink", "rename", "link", "chmod", "mknod"]
+                .iter()
+                .all(|operation| {
+                    events.iter().any(|event| {
+                        event["change"]["operation"] == *operation
+                            && event["change"]["error"] == "EPERM"
+                            && refused(event)
+                    })
+                });
+            (opened && changed).then_some(())
         })?;
+        names_of_changes(fixture, node.name())?;
     }
     fixture.fleet.ctl.insist(&["policy", "delete", "denied"])?;
     fixture.wait_until_applied()?;
@@ -268,6 +274,47 @@ fn denied(fixture: &mut Fixture) -> Result<()> {
         )?;
         ensure!(found == "secret\n644 1\nnone\n", "{found}");
     }
+    Ok(())
+}
+
+/// A rename has two names, whichever of them the rule is about; `--kind change`
+/// finds changes and nothing else.
+fn names_of_changes(fixture: &Fixture, node: &str) -> Result<()> {
+    let filters = ["--node", node, "--kind", "change", "--path", "/srv/claim/"];
+    let events = fixture.fleet.ctl.events(&filters)?;
+    ensure!(
+        events.iter().all(|event| event["kind"] == "change"),
+        "not every event is a change: {events:?}"
+    );
+    for (operation, path, name, other) in [
+        ("rename", "/srv/claim/key", "old", "/srv/claim/away"),
+        ("rename", "/srv/claim/key", "new", "/srv/claim/other"),
+        ("link", "/srv/claim/key", "old", "/srv/claim/link"),
+    ] {
+        let expected = json!([operation, path, name, other]);
+        let found = events.iter().any(|event| {
+            let change = &event["change"];
+            let told = [
+                &change["operation"],
+                &change["file"]["path"],
+                &change["name"],
+                &change["other_path"],
+            ];
+            json!(told) == expected
+        });
+        ensure!(found, "no change {expected} among {events:?}");
+    }
+    let compact = fixture
+        .fleet
+        .ctl
+        .insist(&[&["events"][..], &filters].concat())?;
+    ensure!(
+        compact
+            .stdout
+            .contains(" rename /srv/claim/key to /srv/claim/away = EPERM "),
+        "{}",
+        compact.stdout
+    );
     Ok(())
 }
 

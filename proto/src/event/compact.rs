@@ -16,8 +16,8 @@ use std::{fmt, io, time::Duration};
 use anstyle::{AnsiColor, Style};
 
 use super::{
-    Action, Event, Exec, Exit, Fact, Fork, Kind, Open, Outcome, Process, Receipt, ResolvedPath,
-    StoredEvent, TimeText, Verdict, errno, json::access_name, time_text::Fraction,
+    Action, Change, Event, Exec, Exit, Fact, Fork, Kind, Open, Outcome, Process, Receipt,
+    ResolvedPath, StoredEvent, TimeText, Verdict, errno, json::access_name, time_text::Fraction,
 };
 use crate::{
     escape::{CommandLine, Terminal, TextOut},
@@ -132,6 +132,7 @@ fn write_line(
     match &event.fact {
         Fact::Exec(exec) => write_exec(out, exec)?,
         Fact::Open(open) => write_open(out, open)?,
+        Fact::Change(change) => write_change(out, change)?,
         Fact::Fork(fork) => write_fork(out, fork)?,
         Fact::Exit(exit) => write_exit(out, exit, colour)?,
     }
@@ -166,6 +167,7 @@ fn kind_style(kind: Kind) -> Style {
     let colour = match kind {
         Kind::Exec => AnsiColor::Cyan,
         Kind::Open => AnsiColor::Blue,
+        Kind::Change => AnsiColor::Yellow,
         Kind::Fork => AnsiColor::Magenta,
         Kind::Exit => AnsiColor::BrightBlack,
     };
@@ -232,6 +234,28 @@ fn write_open(out: &mut impl TextOut, open: &Open) -> fmt::Result {
         out.write_str("…")?;
     }
     write_result(out, open.result)
+}
+
+fn write_change(out: &mut impl TextOut, change: &Change) -> fmt::Result {
+    out.write_str(change.operation.as_str())?;
+    if change.mode != 0 {
+        write!(out, " {:04o}", change.mode & 0o7777)?;
+    }
+    out.write_char(' ')?;
+    let (first, second) = change.names();
+    write_name(out, first)?;
+    if let Some(second) = second {
+        out.write_str(" to ")?;
+        write_name(out, second)?;
+    }
+    write_result(out, change.result)
+}
+
+fn write_name(out: &mut impl TextOut, name: &[u8]) -> fmt::Result {
+    if name.is_empty() {
+        return out.write_str("(unresolved)");
+    }
+    Terminal(name).write_to(out)
 }
 
 fn write_fork(out: &mut impl TextOut, fork: &Fork) -> fmt::Result {
@@ -384,7 +408,10 @@ fn write_result(out: &mut impl TextOut, result: i32) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::sample, *};
+    use super::{
+        super::{ChangedName, Operation, sample},
+        *,
+    };
 
     fn plain(stored: &StoredEvent) -> String {
         Compact {
@@ -409,6 +436,52 @@ mod tests {
             plain(&sample::killed_exit()),
             "2026-11-22T15:00:00.000Z web-1 exit cat[4312] mallory(euid=0) killed by signal 9 \
              after 1.2ms  asked by protect-credentials/shadow (generation 3, event 41)"
+        );
+    }
+
+    #[test]
+    fn change_reads_as_it_was_asked() {
+        let check = |change: &dyn Fn(&mut Change), expect: &str| {
+            let mut stored = sample::refused_rename();
+            let Fact::Change(it) = &mut stored.event.fact else {
+                unreachable!("the sample is a change")
+            };
+            change(it);
+            assert_eq!(
+                plain(&stored),
+                format!(
+                    "2026-11-22T15:00:00.000Z web-1 change cat[4312] mallory(euid=0) {expect} = \
+                     EPERM  DENY protect-credentials/shadow: denied"
+                )
+            );
+        };
+        check(&|_| {}, "rename /tmp/mine to /etc/shadow");
+        check(
+            &|change| change.name = ChangedName::Old,
+            "rename /etc/shadow to /tmp/mine",
+        );
+        check(
+            &|change| {
+                change.operation = Operation::Chmod;
+                change.other_path.clear();
+                change.mode = 0o104_755;
+            },
+            "chmod 4755 /etc/shadow",
+        );
+        check(
+            &|change| {
+                change.other_path.clear();
+                change.other_unresolved = true;
+            },
+            "rename (unresolved) to /etc/shadow",
+        );
+        check(
+            &|change| {
+                change.operation = Operation::Unlink;
+                change.other_path.clear();
+                change.file.path.clear();
+            },
+            "unlink (unresolved)",
         );
     }
 

@@ -8,7 +8,7 @@
 //! [`wire`](super::wire).
 
 use super::{
-    Ancestor, Event, Exec, Exit, Fact, Fork, Open, Process, Receipt, ResolvedPath, Verdict,
+    Ancestor, Change, Event, Exec, Exit, Fact, Fork, Open, Process, Receipt, ResolvedPath, Verdict,
     wire::outcome_to_wire,
 };
 use crate::wire::event as wire;
@@ -46,6 +46,7 @@ fn event(out: &mut Vec<u8>, it: &Event) {
     match fact {
         Fact::Exec(it) => message(out, 16, |out| exec(out, it)),
         Fact::Open(it) => message(out, 17, |out| open(out, it)),
+        Fact::Change(it) => message(out, 20, |out| change(out, it)),
         Fact::Fork(it) => message(out, 18, |out| fork(out, it)),
         Fact::Exit(it) => message(out, 19, |out| exit(out, it)),
     }
@@ -171,6 +172,27 @@ fn open(out: &mut Vec<u8>, it: &Open) {
     number(out, 7, (*mode).into());
     number(out, 8, enumeration(*directory_fd));
     number(out, 9, (*from_user_memory).into());
+}
+
+fn change(out: &mut Vec<u8>, it: &Change) {
+    let Change {
+        operation,
+        result,
+        file: resolved,
+        name,
+        other_path,
+        other_unresolved,
+        mode,
+    } = it;
+    let operation = wire::Operation::from(*operation) as i32;
+    let name = wire::ChangedName::from(*name) as i32;
+    number(out, 1, enumeration(operation));
+    number(out, 2, enumeration(*result));
+    file(out, 3, Some(resolved));
+    number(out, 4, enumeration(name));
+    bytes(out, 5, other_path);
+    number(out, 6, (*other_unresolved).into());
+    number(out, 7, (*mode).into());
 }
 
 fn file(out: &mut Vec<u8>, tag: u64, it: Option<&ResolvedPath>) {

@@ -1,16 +1,18 @@
-//! What happened: an exec, an open, a fork or an exit.
+//! What happened: an exec, an open, a change, a fork or an exit.
 
 use std::borrow::Cow;
 
-use super::{Comm, Receipt};
+use super::{Change, Comm, Receipt};
 
-/// The four things that a process can be seen doing.
+/// What a process can be seen doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     /// A program was executed, or could not be.
     Exec(Exec),
     /// A file was opened, or could not be.
     Open(Open),
+    /// A file was changed without being opened, or could not be.
+    Change(Change),
     /// A process was created.
     Fork(Fork),
     /// A process ended.
@@ -23,6 +25,7 @@ impl Fact {
         match self {
             Self::Exec(_) => Kind::Exec,
             Self::Open(_) => Kind::Open,
+            Self::Change(_) => Kind::Change,
             Self::Fork(_) => Kind::Fork,
             Self::Exit(_) => Kind::Exit,
         }
@@ -34,6 +37,7 @@ impl Fact {
         let (file, asked) = match self {
             Self::Exec(exec) => (&exec.file, &exec.path_as_asked),
             Self::Open(open) => (&open.file, &open.path_as_asked),
+            Self::Change(change) => return Some(&change.file.path),
             Self::Fork(_) | Self::Exit(_) => return None,
         };
         match file {
@@ -50,6 +54,8 @@ pub enum Kind {
     Exec,
     /// [`Fact::Open`]
     Open,
+    /// [`Fact::Change`]
+    Change,
     /// [`Fact::Fork`]
     Fork,
     /// [`Fact::Exit`]
@@ -58,13 +64,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Exec, Self::Open, Self::Fork, Self::Exit];
+    pub const ALL: [Self; 5] = [Self::Exec, Self::Open, Self::Change, Self::Fork, Self::Exit];
 
     /// Returns the lower-case name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exec => "exec",
             Self::Open => "open",
+            Self::Change => "change",
             Self::Fork => "fork",
             Self::Exit => "exit",
         }

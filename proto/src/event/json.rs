@@ -2,15 +2,15 @@
 //! `shrike-agent watch`.
 //!
 //! Every field is always there; what is unknown or does not apply is `null`,
-//! save that only the object of the event's own kind (`exec`, `open`, `fork`,
-//! `exit`) appears. Strings that come from the kernel are in the form of
+//! save that only the object of the event's own kind (`exec`, `open`,
+//! `change`, `fork`, `exit`) appears. Strings that come from the kernel are in the form of
 //! [`lossless`]: UTF-8 as it is, other bytes as `\xNN`.
 //!
 //! ```text
 //! node  epoch  sequence          where it was reported, and its place there
 //! time                           RFC 3339, UTC, nanoseconds
 //! boot_time_ns  cpu  cpu_sequence
-//! kind                           exec | open | fork | exit
+//! kind                           exec | open | change | fork | exit
 //! generation                     policy generation that judged it
 //! process   { pid tid start_boot_ns ppid parent_start_boot_ns uid gid euid egid user
 //!             comm exe cgroup_id cgroup container_id from_proc
@@ -20,6 +20,8 @@
 //!             argv_truncated from_user_memory directory_fd flags }
 //! open      { syscall result error path_as_asked path_as_asked_truncated file
 //!             access flags mode directory_fd from_user_memory }
+//! change    { operation result error file name other_path other_unresolved mode }
+//!             name: which one file is, "old" | "new"; mode as asked, octal
 //! fork      { child_pid child_tid child_start_boot_ns child_comm }
 //! exit      { code signal core_dumped duration_ns repeated_opens
 //!             receipt { generation policy rule signal_result died_by_it
@@ -45,7 +47,7 @@ use serde::{Serialize, Serializer};
 
 use self::{
     exec::ExecView,
-    file::OpenView,
+    file::{ChangeView, OpenView},
     life::{ExitView, ForkView},
     process::ProcessView,
     verdict::VerdictView,
@@ -122,6 +124,8 @@ struct EventView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     open: Option<OpenView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<ChangeView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     fork: Option<ForkView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit: Option<ExitView<'a>>,
@@ -143,12 +147,14 @@ impl<'a> EventView<'a> {
             verdict: event.verdict.as_ref().map(Into::into),
             exec: None,
             open: None,
+            change: None,
             fork: None,
             exit: None,
         };
         match &event.fact {
             Fact::Exec(exec) => view.exec = Some(exec.into()),
             Fact::Open(open) => view.open = Some(open.into()),
+            Fact::Change(change) => view.change = Some(change.into()),
             Fact::Fork(fork) => view.fork = Some(fork.into()),
             Fact::Exit(exit) => view.exit = Some(exit.into()),
         }
@@ -229,6 +235,23 @@ mod tests {
                     "access": "read", "flags": 0, "mode": 0, "directory_fd": -100,
                     "from_user_memory": false,
                 },
+            })
+        );
+    }
+
+    #[test]
+    fn change_names_both_of_its_names() {
+        assert_eq!(
+            to_json(&sample::refused_rename())["change"],
+            json!({
+                "operation": "rename", "result": -1, "error": "EPERM",
+                "file": {
+                    "path": "/etc/shadow", "device": "8:1", "inode": 1234,
+                    "unresolved": false, "task_path": null, "mode": "100600",
+                    "links": 1, "owner_uid": 0, "owner_gid": 0, "deleted": false,
+                },
+                "name": "new", "other_path": "/tmp/mine", "other_unresolved": false,
+                "mode": null,
             })
         );
     }

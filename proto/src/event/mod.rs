@@ -4,6 +4,7 @@
 //! `Option` and what is an enumeration as one. The conversion to and from the
 //! wire is in [`wire`](self::wire) and nowhere else.
 
+mod change;
 #[cfg(feature = "present")]
 pub mod compact;
 pub(crate) mod encode;
@@ -20,6 +21,7 @@ mod time_text;
 mod verdict;
 mod wire;
 
+pub use change::{Change, ChangedName, Operation};
 pub use fact::{Exec, Exit, Fact, Fork, Kind, Open, ResolvedPath};
 pub use process::{Ancestor, Comm, Process};
 #[cfg(feature = "present")]

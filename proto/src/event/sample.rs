@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Ancestor, Event, Exec, Exit, Fact, Open, Outcome, Process, Receipt, ResolvedPath,
-    StoredEvent, Verdict,
+    Action, Ancestor, Change, ChangedName, Event, Exec, Exit, Fact, Open, Operation, Outcome,
+    Process, Receipt, ResolvedPath, StoredEvent, Verdict,
 };
 use crate::id::{Epoch, Generation, NodeId, PolicyName, RuleName, SequenceNumber};
 
@@ -71,6 +71,20 @@ pub(super) fn killed_open() -> StoredEvent {
         ..Open::default()
     }));
     stored.event.verdict = Some(verdict(Action::Kill, Outcome::SignalSent));
+    stored
+}
+
+pub(super) fn refused_rename() -> StoredEvent {
+    let mut stored = stored(Fact::Change(Change {
+        operation: Operation::Rename,
+        result: -1,
+        file: file(b"/etc/shadow"),
+        name: ChangedName::New,
+        other_path: b"/tmp/mine".to_vec(),
+        other_unresolved: false,
+        mode: 0,
+    }));
+    stored.event.verdict = Some(verdict(Action::Deny, Outcome::Denied));
     stored
 }
 

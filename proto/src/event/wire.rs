@@ -1,5 +1,6 @@
 //! The one conversion between events and `shrike.event.v1`.
 
+mod change;
 mod mirror;
 
 use super::{Action, Event, Exit, Fact, Outcome, Receipt, StoredEvent, Verdict};
@@ -41,6 +42,7 @@ impl From<Event> for wire::Event {
             fact: Some(match event.fact {
                 Fact::Exec(exec) => wire::event::Fact::Exec(exec.into()),
                 Fact::Open(open) => wire::event::Fact::Open(open.into()),
+                Fact::Change(change) => wire::event::Fact::Change(change.into()),
                 Fact::Fork(fork) => wire::event::Fact::Fork(fork.into()),
                 Fact::Exit(exit) => wire::event::Fact::Exit(exit.into()),
             }),
@@ -67,6 +69,7 @@ impl TryFrom<wire::Event> for Event {
             fact: match event.fact.ok_or(WireError::Missing("event.fact"))? {
                 wire::event::Fact::Exec(exec) => Fact::Exec(exec.into()),
                 wire::event::Fact::Open(open) => Fact::Open(open.into()),
+                wire::event::Fact::Change(change) => Fact::Change(change.try_into()?),
                 wire::event::Fact::Fork(fork) => Fact::Fork(fork.into()),
                 wire::event::Fact::Exit(exit) => Fact::Exit(exit.try_into()?),
             },

@@ -118,6 +118,76 @@ fn open_record_keeps_every_field() {
     );
 }
 
+fn change_record(call: u8, flags: u16) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(42_u64.to_ne_bytes());
+    body.extend((8_u32 << 20 | 1).to_ne_bytes());
+    for number in [0o100_644_u16, 0o100_755, 6, 4] {
+        body.extend(number.to_ne_bytes());
+    }
+    for number in [2_u32, 30, 31] {
+        body.extend(number.to_ne_bytes());
+    }
+    let mut bytes = record(
+        Kind::Change,
+        flags,
+        NO_VERDICT,
+        &[&body, b"/a/old", b"/new"],
+    );
+    bytes[5] = call;
+    bytes
+}
+
+#[test]
+fn change_record_keeps_every_field() {
+    let flags = record::FLAG_NEW_NAME | record::FLAG_OTHER_UNRESOLVED;
+    let sample = decode(&change_record(Call::Rename as u8, flags)).unwrap();
+    assert_eq!(
+        sample.fact,
+        Fact::Change(Change {
+            operation: Operation::Rename,
+            result: -13,
+            file: ResolvedPath {
+                path: b"/a/old".to_vec(),
+                device: 8 << 20 | 1,
+                inode: 42,
+                unresolved: false,
+                task_path: Vec::new(),
+                mode: 0o100_644,
+                links: 2,
+                owner_uid: 30,
+                owner_gid: 31,
+                deleted: false,
+            },
+            name: ChangedName::New,
+            other_path: b"/new".to_vec(),
+            other_unresolved: true,
+            mode: 0o100_755,
+        })
+    );
+}
+
+#[test]
+fn every_operation_is_some_call() {
+    let found: Vec<Operation> = (0..Call::ALL.len() as u8)
+        .filter_map(|call| match decode(&change_record(call, 0)) {
+            Ok(sample) => match sample.fact {
+                Fact::Change(change) => Some(change.operation),
+                fact => panic!("a change became {fact:?}"),
+            },
+            Err(error) => {
+                let expect = DecodeError::Unknown {
+                    field: "operation",
+                    value: call.into(),
+                };
+                assert_eq!(error, expect);
+                None
+            }
+        })
+        .collect();
+    assert_eq!(found, Operation::ALL);
+}
+
 #[test]
 fn exit_record_tells_signal_from_status() {
     let check = |status: u32, code: u32, signal: u32, core: bool| {
@@ -218,7 +288,7 @@ proptest! {
 
     #[test]
     fn garbage_behind_a_good_length_never_panics(
-        kind in 0_u8..6,
+        kind in 0_u8..7,
         rest in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
         let mut bytes = vec![0; 4];

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Shown, known, known_text};
 use crate::{
     escape::lossless,
-    event::{Open, ResolvedPath, errno},
+    event::{Change, ChangedName, Open, ResolvedPath, errno},
 };
 
 #[derive(Serialize)]
@@ -65,6 +65,36 @@ pub(in crate::event) fn access_name(flags: u32) -> &'static str {
 }
 
 #[derive(Serialize)]
+pub(super) struct ChangeView<'a> {
+    operation: &'static str,
+    result: i32,
+    error: Option<&'static str>,
+    file: FileView<'a>,
+    name: &'static str,
+    other_path: Option<Cow<'a, str>>,
+    other_unresolved: bool,
+    mode: Option<String>,
+}
+
+impl<'a> From<&'a Change> for ChangeView<'a> {
+    fn from(change: &'a Change) -> Self {
+        Self {
+            operation: change.operation.as_str(),
+            result: change.result,
+            error: errno::name(change.result),
+            file: (&change.file).into(),
+            name: match change.name {
+                ChangedName::Old => "old",
+                ChangedName::New => "new",
+            },
+            other_path: known(&change.other_path),
+            other_unresolved: change.other_unresolved,
+            mode: octal(change.mode),
+        }
+    }
+}
+
+#[derive(Serialize)]
 pub(super) struct FileView<'a> {
     path: Option<Cow<'a, str>>,
     device: Shown<Device>,
@@ -86,13 +116,17 @@ impl<'a> From<&'a ResolvedPath> for FileView<'a> {
             inode: file.inode,
             unresolved: file.unresolved,
             task_path: known(&file.task_path),
-            mode: (file.mode != 0).then(|| format!("{:o}", file.mode)),
+            mode: octal(file.mode),
             links: file.links,
             owner_uid: file.owner_uid,
             owner_gid: file.owner_gid,
             deleted: file.deleted,
         }
     }
+}
+
+fn octal(mode: u32) -> Option<String> {
+    (mode != 0).then(|| format!("{mode:o}"))
 }
 
 struct Device(u64);

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::{
-    super::{Ancestor, Comm, Exec, Fork, Open, Process, ResolvedPath, encode},
+    super::{
+        Ancestor, Change, ChangedName, Comm, Exec, Fork, Open, Operation, Process, ResolvedPath,
+        encode,
+    },
     *,
 };
 
@@ -119,6 +122,24 @@ fn fact() -> impl Strategy<Value = Fact> {
                 directory_fd: rest.5,
                 from_user_memory: rest.2,
             })),
+        (
+            prop::sample::select(&Operation::ALL[..]),
+            file(),
+            prop::sample::select(vec![ChangedName::Old, ChangedName::New]),
+            bytes(),
+            any::<(i32, bool, u32)>(),
+        )
+            .prop_map(
+                |(operation, file, name, other_path, rest)| Fact::Change(Change {
+                    operation,
+                    result: rest.0,
+                    file,
+                    name,
+                    other_path,
+                    other_unresolved: rest.1,
+                    mode: rest.2,
+                })
+            ),
         (any::<(u32, u32, u64)>(), bytes()).prop_map(|(ids, child_comm)| Fact::Fork(Fork {
             child_tgid: ids.0,
             child_tid: ids.1,
@@ -200,6 +221,34 @@ fn event_without_a_fact_is_refused() {
     assert_eq!(
         Event::try_from(event),
         Err(WireError::Missing("event.fact"))
+    );
+}
+
+#[test]
+fn change_of_an_unknown_kind_is_refused() {
+    let check = |operation, name, expect| {
+        let change = wire::Change {
+            operation,
+            name,
+            file: Some(wire::ResolvedPath::default()),
+            ..wire::Change::default()
+        };
+        assert_eq!(Change::try_from(change).err(), expect);
+    };
+    let unknown = |field, value| Some(WireError::UnknownValue { field, value });
+    check(11, 2, None);
+    check(0, 1, unknown("change.operation", 0));
+    check(12, 1, unknown("change.operation", 12));
+    check(1, 0, unknown("change.name", 0));
+    check(1, 3, unknown("change.name", 3));
+    let nameless = wire::Change {
+        operation: 1,
+        name: 1,
+        ..wire::Change::default()
+    };
+    assert_eq!(
+        Change::try_from(nameless),
+        Err(WireError::Missing("change.file"))
     );
 }
 
