@@ -121,6 +121,66 @@ offsets! {
     cred_euid: "cred" ["euid"] required;
     /// Effective group.
     cred_egid: "cred" ["egid"] required;
+    /// Saved user.
+    cred_suid: "cred" ["suid"] required;
+    /// Saved group.
+    cred_sgid: "cred" ["sgid"] required;
+    /// User for access to files.
+    cred_fsuid: "cred" ["fsuid"] required;
+    /// Group for access to files.
+    cred_fsgid: "cred" ["fsgid"] required;
+    /// Capabilities that can be made effective, 64 bits.
+    cred_permitted: "cred" ["cap_permitted"] required;
+    /// Capabilities in force, 64 bits.
+    cred_effective: "cred" ["cap_effective"] required;
+    /// The user namespace that they hold in.
+    cred_user_ns: "cred" ["user_ns"] optional;
+    /// Its number.
+    user_ns_inum: "user_namespace" ["ns.inum"] optional;
+    /// Who logged in.
+    task_loginuid: "task_struct" ["loginuid"] optional;
+    /// The task's number in each PID namespace.
+    task_thread_pid: "task_struct" ["thread_pid"] required;
+    /// How deep the innermost PID namespace is.
+    pid_level: "pid" ["level"] required;
+    /// The numbers, from the first namespace on.
+    pid_numbers: "pid" ["numbers"] required;
+    /// A number.
+    upid_number: "upid" ["nr"] required;
+    /// The namespace that it is in; the last field.
+    upid_ns: "upid" ["ns"] required;
+    /// Number of a PID namespace.
+    pid_ns_inum: "pid_namespace" ["ns.inum"] optional;
+    /// Group, session and their like.
+    signal_pids: "signal_struct" ["pids"] required;
+    /// Controlling terminal; null for none.
+    signal_tty: "signal_struct" ["tty"] optional;
+    /// Its name.
+    tty_name: "tty_struct" ["name"] optional;
+    /// Start of the variables in user memory.
+    mm_env_start: "mm_struct" ["env_start"] required;
+    /// End of the variables in user memory.
+    mm_env_end: "mm_struct" ["env_end"] required;
+    /// Mount of the working directory.
+    fs_pwd_mnt: "fs_struct" ["pwd.mnt"] required;
+    /// The working directory.
+    fs_pwd_dentry: "fs_struct" ["pwd.dentry"] required;
+    /// Network namespace.
+    nsproxy_net_ns: "nsproxy" ["net_ns"] optional;
+    /// Its number.
+    net_ns_inum: "net" ["ns.inum"] optional;
+    /// UTS namespace.
+    nsproxy_uts_ns: "nsproxy" ["uts_ns"] optional;
+    /// Its number.
+    uts_ns_inum: "uts_namespace" ["ns.inum"] optional;
+    /// IPC namespace.
+    nsproxy_ipc_ns: "nsproxy" ["ipc_ns"] optional;
+    /// Its number.
+    ipc_ns_inum: "ipc_namespace" ["ns.inum"] optional;
+    /// Cgroup namespace.
+    nsproxy_cgroup_ns: "nsproxy" ["cgroup_ns"] optional;
+    /// Its number.
+    cgroup_ns_inum: "cgroup_namespace" ["ns.inum"] optional;
     /// The running executable.
     mm_exe_file: "mm_struct" ["exe_file"] required;
     /// Start of the arguments in user memory.

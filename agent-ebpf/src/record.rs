@@ -26,7 +26,13 @@ pub const ARGV_BYTES_MAX: usize = 8192;
 /// Most arguments that are read from user memory when an exec fails.
 pub const ARGV_COUNT_MAX: usize = 64;
 
-/// Longest record.
+/// Most bytes of the names of variables, their NULs included.
+pub const ENVIRONMENT_BYTES_MAX: usize = 4096;
+
+/// Most variables whose names are read.
+pub const ENVIRONMENT_COUNT_MAX: usize = 128;
+
+/// Longest record that is always whole: an [`Image`] has what room there is.
 pub const RECORD_BYTES_MAX: usize = size_of::<Header>()
     + size_of::<Exec>()
     + 2 * PATH_BYTES_MAX
@@ -204,6 +210,9 @@ pub const FLAG_NEW_NAME: u16 = 1 << 9;
 /// The other name is longer or deeper than the programs walk, or unreadable.
 pub const FLAG_OTHER_UNRESOLVED: u16 = 1 << 10;
 
+/// An [`Image`] follows the [`Exec`].
+pub const FLAG_HAS_IMAGE: u16 = 1 << 11;
+
 /// What every record begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -326,6 +335,88 @@ pub struct Change {
     pub owner_gid: u32,
 }
 
+/// What a new image starts with; only of an exec that succeeded. Bytes, behind
+/// those of [`Exec`]: script, working directory, terminal, names of variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Image {
+    /// Permitted capabilities before.
+    pub permitted_before: u64,
+    /// Effective capabilities before.
+    pub effective_before: u64,
+    /// Permitted capabilities.
+    pub permitted: u64,
+    /// Effective capabilities.
+    pub effective: u64,
+    /// Inode number of the script.
+    pub script_inode: u64,
+    /// Its kernel device number.
+    pub script_device: u32,
+    /// Saved user.
+    pub saved_uid: u32,
+    /// Saved group.
+    pub saved_gid: u32,
+    /// User for access to files.
+    pub fs_uid: u32,
+    /// Group for access to files.
+    pub fs_gid: u32,
+    /// Who logged in, as audit knows it; `u32::MAX` for nobody.
+    pub login_uid: u32,
+    /// Session, as the first PID namespace numbers it.
+    pub session_id: u32,
+    /// Number of the PID namespace; like each of these, 0 where unknown.
+    pub pid_namespace: u32,
+    /// Number of the network namespace.
+    pub network_namespace: u32,
+    /// Number of the user namespace.
+    pub user_namespace: u32,
+    /// Number of the UTS namespace.
+    pub uts_namespace: u32,
+    /// Number of the IPC namespace.
+    pub ipc_namespace: u32,
+    /// Number of the cgroup namespace.
+    pub cgroup_namespace: u32,
+    /// Names of the executable.
+    pub links: u32,
+    /// Its owner.
+    pub owner_uid: u32,
+    /// Its owning group.
+    pub owner_gid: u32,
+    /// Its type and permissions.
+    pub file_mode: u16,
+    /// Bytes of the script's resolved path.
+    pub script_length: u16,
+    /// Bytes of the working directory's resolved path, 0 where it was not.
+    pub directory_length: u16,
+    /// Bytes of the terminal's name, 0 for none.
+    pub tty_length: u16,
+    /// Bytes of the names of variables, each with its NUL.
+    pub environment_length: u16,
+    /// `IMAGE_*`
+    pub facts: u16,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// The capabilities before are known.
+pub const IMAGE_HAS_BEFORE: u16 = 1 << 0;
+/// A script was executed, and the file is its interpreter.
+pub const IMAGE_HAS_SCRIPT: u16 = 1 << 1;
+/// The names of variables were asked for.
+pub const IMAGE_HAS_ENVIRONMENT: u16 = 1 << 2;
+/// There were more of them than the record holds, or longer ones.
+pub const IMAGE_ENVIRONMENT_TRUNCATED: u16 = 1 << 3;
+
+/// An exec that succeeded, with its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct ExecWithImage {
+    /// As of every exec.
+    pub exec: Exec,
+    /// Of this one.
+    pub image: Image,
+}
+
 /// A program was executed, or could not be. Bytes: path as asked, resolved
 /// path, interpreter, arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -369,8 +460,8 @@ pub struct Fork {
 pub struct Exit {
     /// As wait(2) gives it.
     pub wait_status: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// 1: the whole group was made to end.
+    pub group_exit: u32,
     /// Opens that were no events of their own.
     pub repeated_opens: u64,
 }
@@ -381,6 +472,8 @@ const _: () = {
     assert!(size_of::<Open>() == 48);
     assert!(size_of::<Change>() == 32);
     assert!(size_of::<Exec>() == 32);
+    assert!(size_of::<Image>() == 120);
+    assert!(size_of::<ExecWithImage>() == 152);
     assert!(size_of::<Fork>() == 16);
     assert!(size_of::<Exit>() == 16);
     assert!(core::mem::offset_of!(Header, cpu_sequence) == 16);

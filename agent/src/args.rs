@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::{
     config::CONFIG_PATH,
     kernel::{
-        Attachment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
+        Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
         RING_BYTES_DEFAULT,
     },
 };
@@ -85,6 +85,9 @@ pub struct WatchArgs {
     /// Which opens to show
     #[arg(long, value_enum, default_value_t = OpensArg::First)]
     pub opens: OpensArg,
+    /// What to read of the environment of programs that are executed
+    #[arg(long, value_enum, default_value_t = EnvironmentArg::None)]
+    pub exec_environment: EnvironmentArg,
     /// How to attach the decisions; without it, the best way there is
     #[arg(long, value_enum)]
     pub attach: Option<AttachArg>,
@@ -124,6 +127,24 @@ impl From<OpensArg> for Opens {
             OpensArg::Matched => Self::Matched,
             OpensArg::First => Self::First,
             OpensArg::All => Self::All,
+        }
+    }
+}
+
+/// What is read of a new image's environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EnvironmentArg {
+    /// Nothing
+    None,
+    /// The names of the variables, never their values
+    Keys,
+}
+
+impl From<EnvironmentArg> for ExecEnvironment {
+    fn from(environment: EnvironmentArg) -> Self {
+        match environment {
+            EnvironmentArg::None => Self::None,
+            EnvironmentArg::Keys => Self::Keys,
         }
     }
 }

@@ -44,6 +44,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         ring_bytes: config.ring_bytes,
         priority_ring_bytes: config.priority_ring_bytes,
         opens: config.opens,
+        exec_environment: config.exec_environment,
         attachment: config.attach,
         kills_per_minute: config.guard.kills_per_minute,
         never_kill: config.guard.never_kill.clone(),

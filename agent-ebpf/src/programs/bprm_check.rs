@@ -30,7 +30,7 @@ use crate::{
     judge,
     memory::{Unreadable, hide, read},
     offsets::offset,
-    progress::{EXECS, ExecInProgress, Judged, exec_of, keep_judged_path},
+    progress::{Capabilities, EXECS, ExecInProgress, Judged, exec_of, keep_judged_path},
     record_open,
     scratch::{self, Scratch},
     typed::{Pointer, argument, current_task, field},
@@ -221,6 +221,9 @@ fn note_unmatched(file: Pointer, task: Pointer) {
     let Some(exec) = exec_of(task as u64) else {
         return;
     };
+    if exec.first_file == 0 {
+        exec.first_file = file as u64;
+    }
     if exec.judged.judged == 0 {
         exec.judged.judged = 1;
         exec.judged.generation = judge::generation();
@@ -255,10 +258,15 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
         Some(exec) => exec,
         None => {
             // The kernel itself executes: a module loader, a core dump's pipe.
-            let _ = EXECS.insert(task, ExecInProgress::BY_KERNEL, 0);
+            let mut exec = ExecInProgress::BY_KERNEL;
+            exec.before = Capabilities::of(current_task());
+            let _ = EXECS.insert(task, exec, 0);
             exec_of(task).ok_or(Unreadable)?
         }
     };
+    if exec.first_file == 0 {
+        exec.first_file = file;
+    }
     // SAFETY: taken by this program.
     let state = unsafe { &mut *scratch };
     let mut refused = false;

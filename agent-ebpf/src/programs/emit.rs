@@ -353,7 +353,7 @@ pub extern "C" fn append_text(slot: u32) -> u32 {
 
 /// Returns the end of the record if `room` bytes fit behind it.
 #[inline(always)]
-fn place(slot: u32, room: usize) -> Option<*mut u8> {
+pub fn place(slot: u32, room: usize) -> Option<*mut u8> {
     let scratch = scratch::get(slot)?;
     // SAFETY: taken by the program that calls this.
     let length = hide(unsafe { (*scratch).length });
@@ -368,7 +368,7 @@ fn place(slot: u32, room: usize) -> Option<*mut u8> {
 
 /// Grows the record by `written` bytes less one, a string's NUL.
 #[inline(always)]
-fn grow(slot: u32, written: i64, max: usize) -> u32 {
+pub fn grow(slot: u32, written: i64, max: usize) -> u32 {
     if written <= 1 {
         return 0;
     }

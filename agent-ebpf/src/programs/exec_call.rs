@@ -22,8 +22,9 @@ use crate::{
     judge,
     memory::{Unreadable, read_user},
     open_call::Arguments,
-    progress::{EXECS, ExecInProgress, exec_of, take_judged_path},
+    progress::{Capabilities, EXECS, ExecInProgress, exec_of, take_judged_path},
     scratch::{self, Scratch},
+    typed::current_task,
 };
 
 /// `AT_FDCWD`
@@ -35,6 +36,7 @@ fn try_enter(call: Call, arguments: &Arguments) -> Result<(), Unreadable> {
     exec.call = call as u32;
     exec.flags = u32::from(arguments.flags());
     exec.directory_fd = NO_DIRECTORY;
+    exec.before = Capabilities::of(current_task());
     // execveat puts the directory in front and the flags behind.
     let first = if matches!(call, Call::Execveat) {
         exec.directory_fd = arguments.number(0)? as i32;

@@ -198,7 +198,7 @@ fn comm_length(comm: &[u64; 2]) -> u64 {
 /// Returns the index of the first zero byte of a little-endian word, 8 for
 /// none.
 #[inline(always)]
-fn zero_at(word: u64) -> u64 {
+pub fn zero_at(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     let zeroes = !(((word & LOW_BITS) + LOW_BITS) | word | LOW_BITS);

@@ -25,6 +25,10 @@ pub const OPENS_FIRST: u32 = 2;
 #[unsafe(no_mangle)]
 pub static HASH_KEYS: [u64; HASH_WORDS] = [0; HASH_WORDS];
 
+/// 1: the names of a new image's variables are read.
+#[unsafe(no_mangle)]
+pub static EXEC_ENVIRONMENT: u32 = 0;
+
 /// Kills of one rule within a minute before it is only observed; 0: no limit.
 #[unsafe(no_mangle)]
 pub static KILLS_PER_MINUTE: u32 = 0;

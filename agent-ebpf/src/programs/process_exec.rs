@@ -9,18 +9,22 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::Action,
-    record::{ARGV_BYTES_MAX, Exec, FLAG_ARGV_TRUNCATED, FLAG_HAS_FILE, Kind, Outcome},
+    record::{
+        ARGV_BYTES_MAX, ExecWithImage, FLAG_ARGV_TRUNCATED, FLAG_HAS_FILE, FLAG_HAS_IMAGE, Kind,
+        Outcome,
+    },
 };
 
 use crate::{
     carry_out::is_agent,
     emit::{self, Count, count, kind_and_call},
     file_open::identity,
-    judge,
+    image, judge,
     memory::{Unreadable, read},
     offsets::offset,
     progress::{EXECS, ExecInProgress, exec_of},
     scratch::{self, Scratch},
+    typed::current_task,
     walk,
 };
 
@@ -37,13 +41,14 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     count(Hook::ProcessExec, Count::Seen);
     let nothing = ExecInProgress::BY_KERNEL;
     let exec = exec_of(task);
+    let announced = exec.is_some();
     let known: &ExecInProgress = exec.as_deref().unwrap_or(&nothing);
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     if is_agent(tgid) && known.judged.outcome != Outcome::SparedAgent as u32 {
         count(Hook::ProcessExec, Count::Filtered);
     } else {
-        let _ = report(scratch, known, task, bprm);
+        report(scratch, known, announced, task, bprm);
     }
     let _ = EXECS.remove(task);
     scratch::release(scratch);
@@ -51,12 +56,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn report(
-    scratch: *mut Scratch,
-    exec: &ExecInProgress,
-    task: u64,
-    bprm: u64,
-) -> Result<(), Unreadable> {
+fn report(scratch: *mut Scratch, exec: &ExecInProgress, announced: bool, task: u64, bprm: u64) {
     let slot = scratch::TRACEPOINT;
     emit::begin_record(slot, kind_and_call(Kind::Exec as u32, exec.call), 0);
     if exec.judged.judged != 0 {
@@ -64,9 +64,9 @@ fn report(
     } else {
         emit::set_no_verdict(scratch, judge::generation());
     }
-    emit::set_body_length::<Exec>(scratch);
+    emit::set_body_length::<ExecWithImage>(scratch);
     // SAFETY: taken by this program.
-    let body = unsafe { &mut *emit::body::<Exec>(scratch) };
+    let ExecWithImage { exec: body, image } = unsafe { &mut *emit::body::<ExecWithImage>(scratch) };
     body.flags = exec.exec_flags;
     body.directory_fd = exec.directory_fd;
     body.padding = 0;
@@ -81,7 +81,8 @@ fn report(
     walk::walk_text(slot, walk::UP_TO_NAMESPACE);
     body.path_length = emit::append_text(slot) as u16;
     // SAFETY: taken by this program.
-    flags |= unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE);
+    flags |= unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE | FLAG_HAS_IMAGE);
+    flags |= image::describe(image, current_task(), announced.then_some(exec));
 
     let interpreter = read::<u64>(bprm, offset!(bprm_interp)).unwrap_or(filename);
     body.interpreter_length = if interpreter == filename {
@@ -95,13 +96,13 @@ fn report(
     if !whole {
         flags |= u32::from(FLAG_ARGV_TRUNCATED);
     }
+    image::append(slot, scratch, image, exec, task, file);
     emit::submit(
         slot,
         Hook::ProcessExec as u32,
         flags,
         u32::from(exec.judged.action == Action::Kill as u32),
     );
-    Ok(())
 }
 
 /// Appends the argument area of the new image, and says whether that was all

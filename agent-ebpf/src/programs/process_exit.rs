@@ -83,7 +83,7 @@ fn try_exit() -> Result<(), Unreadable> {
         // SAFETY: taken by this program.
         let body = unsafe { &mut *emit::body::<Exit>(scratch) };
         body.wait_status = wait_status;
-        body.padding = 0;
+        body.group_exit = u32::from(group_exits);
         body.repeated_opens = seen::take_repeats(tgid, start);
         emit::submit(slot, Hook::ProcessExit as u32, 0, 0);
     }

@@ -12,7 +12,10 @@ use aya_ebpf::{
 };
 use shrike_agent_ebpf::record::RULE_NONE;
 
-use crate::scratch::{PathText, Scratch};
+use crate::{
+    scratch::{PathText, Scratch},
+    typed::{Pointer, field},
+};
 
 /// No open is under way.
 pub const IDLE: u32 = 0;
@@ -143,6 +146,28 @@ impl OpenInProgress {
     };
 }
 
+/// Capabilities of a task.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Capabilities {
+    /// Those that can be made effective.
+    pub permitted: u64,
+    /// Those in force.
+    pub effective: u64,
+}
+
+impl Capabilities {
+    /// Reads those of a task.
+    #[inline(always)]
+    pub fn of(task: Pointer) -> Self {
+        let cred: Pointer = field!(task, task_cred);
+        Self {
+            permitted: field!(cred, cred_permitted),
+            effective: field!(cred, cred_effective),
+        }
+    }
+}
+
 /// An exec under way.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -165,6 +190,11 @@ pub struct ExecInProgress {
     pub device: u32,
     /// 1 when the path of that file was kept.
     pub kept_path: u32,
+    /// The first file that was looked at, a `struct file`: a script, or the
+    /// program itself. 0 before.
+    pub first_file: u64,
+    /// Capabilities before.
+    pub before: Capabilities,
     /// What the rules said.
     pub judged: Judged,
 }
@@ -181,6 +211,11 @@ impl ExecInProgress {
         inode: 0,
         device: 0,
         kept_path: 0,
+        first_file: 0,
+        before: Capabilities {
+            permitted: 0,
+            effective: 0,
+        },
         judged: Judged::NOT,
     };
 }

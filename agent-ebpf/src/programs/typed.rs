@@ -74,7 +74,19 @@ macro_rules! field {
     }};
 }
 
-pub(crate) use field;
+/// Reads an optional field; `None` where the kernel has no such field. With a
+/// helper: a load of what is not there would keep the programs out.
+macro_rules! optional_field {
+    ($base:expr, $field:ident) => {
+        if $crate::offsets::offset!($field) == shrike_agent_ebpf::offset::ABSENT {
+            None
+        } else {
+            $crate::memory::read($base as u64, $crate::offsets::offset!($field)).ok()
+        }
+    };
+}
+
+pub(crate) use {field, optional_field};
 
 /// Returns the current task.
 #[inline(always)]

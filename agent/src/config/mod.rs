@@ -29,8 +29,8 @@ use shrike_proto::{
 };
 
 use crate::kernel::{
-    Attachment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT,
-    never_kill_default,
+    Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
+    RING_BYTES_DEFAULT, never_kill_default,
 };
 
 /// Where `shrike-agent run` looks for its configuration.
@@ -56,6 +56,8 @@ pub struct AgentConfig {
     pub priority_ring_bytes: u32,
     /// Which opens are events.
     pub opens: Opens,
+    /// What is read of a new image's environment.
+    pub exec_environment: ExecEnvironment,
     /// How the decisions are attached; `None`: the best way there is.
     pub attach: Option<Attachment>,
     /// What keeps a policy from doing harm.
@@ -203,6 +205,8 @@ struct File {
     #[serde(skip_serializing_if = "Option::is_none")]
     opens: Option<Opens>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    exec_environment: Option<ExecEnvironment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     attach: Option<Attachment>,
     #[serde(default)]
     tls: TlsSection,
@@ -297,6 +301,7 @@ impl File {
                 PRIORITY_RING_BYTES_DEFAULT,
             )?,
             opens: self.opens.unwrap_or(Opens::First),
+            exec_environment: self.exec_environment.unwrap_or_default(),
             attach: self.attach,
             guard: self.guard.check()?,
             queue: self.queue.check()?,
@@ -314,6 +319,7 @@ impl From<&AgentConfig> for File {
             ring_bytes: Some(config.ring_bytes.into()),
             priority_ring_bytes: Some(config.priority_ring_bytes.into()),
             opens: Some(config.opens),
+            exec_environment: Some(config.exec_environment),
             attach: config.attach,
             tls: TlsSection {
                 ca: Some(config.tls.ca.clone()),

@@ -7,6 +7,7 @@ otlp_endpoint = "http://127.0.0.1:4317"
 ring_bytes = 1048576
 priority_ring_bytes = 131072
 opens = "all"
+exec_environment = "keys"
 attach = "fentry"
 
 [tls]
@@ -48,6 +49,7 @@ fn whole_configuration_is_read() {
     assert_eq!(config.ring_bytes, 1 << 20);
     assert_eq!(config.priority_ring_bytes, 1 << 17);
     assert_eq!(config.opens, Opens::All);
+    assert_eq!(config.exec_environment, ExecEnvironment::Keys);
     assert_eq!(config.attach, Some(Attachment::Fentry));
     assert_eq!(config.queue.events_max, 5000);
     assert_eq!(config.guard.kills_per_minute, 7);
@@ -69,6 +71,7 @@ fn environment_wins_over_the_file() {
         &[
             ("SHRIKE_AGENT_NODE", "web-2"),
             ("SHRIKE_AGENT_OPENS", "matched"),
+            ("SHRIKE_AGENT_EXEC_ENVIRONMENT", "none"),
             ("SHRIKE_AGENT_GUARD_KILLS_PER_MINUTE", "0"),
             ("SHRIKE_AGENT_GUARD_NEVER_KILL", "/bin/a,/bin/b"),
             ("SHRIKE_AGENT_ATTACH", "kprobe"),
@@ -82,6 +85,7 @@ fn environment_wins_over_the_file() {
     .unwrap();
     assert_eq!(config.node.as_str(), "web-2");
     assert_eq!(config.opens, Opens::Matched);
+    assert_eq!(config.exec_environment, ExecEnvironment::None);
     assert_eq!(config.guard.kills_per_minute, 0);
     assert_eq!(config.guard.never_kill.len(), 2);
     assert_eq!(config.attach, Some(Attachment::Kprobe));

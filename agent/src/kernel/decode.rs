@@ -1,11 +1,15 @@
 //! From a record's bytes to what it tells. Pure: any bytes give a sample or
 //! an error, never a panic.
 
+mod image;
+
 use shrike_agent_ebpf::record::{self, Call, Header, Kind, Outcome, RULE_NONE};
 use shrike_proto::event::{
     Action, Change, ChangedName, Comm, Exec, Exit, Fact, Fork, Open, Operation, Process,
     ResolvedPath,
 };
+
+use self::image::ImageBody;
 
 /// A record, decoded. The verdict still names its rule by number: only the
 /// table of its generation knows the name.
@@ -97,7 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
     let action = reader.u8("header")?;
     let outcome = reader.u8("header")?;
     let signal_result = reader.i32("header")?;
-    let process = process(&mut reader)?;
+    let (process, mount_namespace) = process(&mut reader)?;
     debug_assert_eq!(bytes.len() - reader.rest.len(), size_of::<Header>());
 
     let common = Common {
@@ -108,7 +112,9 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
     let fact = match kind {
         kind if kind == Kind::Open as u8 => Fact::Open(open(&mut reader, &common)?),
         kind if kind == Kind::Change as u8 => Fact::Change(change(&mut reader, &common, call)?),
-        kind if kind == Kind::Exec as u8 => Fact::Exec(exec(&mut reader, &common)?),
+        kind if kind == Kind::Exec as u8 => {
+            Fact::Exec(exec(&mut reader, &common, mount_namespace)?)
+        }
         kind if kind == Kind::Fork as u8 => Fact::Fork(fork(&mut reader, &process)?),
         kind if kind == Kind::Exit as u8 => Fact::Exit(exit(&mut reader, boot_time_ns, &process)?),
         kind => {
@@ -166,7 +172,8 @@ fn syscall(call: u8) -> Result<&'static str, DecodeError> {
         })
 }
 
-fn process(reader: &mut Reader<'_>) -> Result<Process, DecodeError> {
+/// Returns who acted, and in which mount namespace.
+fn process(reader: &mut Reader<'_>) -> Result<(Process, u32), DecodeError> {
     const PART: &str = "process";
     let tgid = reader.u32(PART)?;
     let tid = reader.u32(PART)?;
@@ -178,13 +185,13 @@ fn process(reader: &mut Reader<'_>) -> Result<Process, DecodeError> {
     let gid = reader.u32(PART)?;
     let euid = reader.u32(PART)?;
     let egid = reader.u32(PART)?;
-    let _mount_namespace = reader.u32(PART)?;
+    let mount_namespace = reader.u32(PART)?;
     let comm = reader.bytes(16, PART)?;
     let end = comm
         .iter()
         .position(|byte| *byte == 0)
         .unwrap_or(comm.len());
-    Ok(Process {
+    let process = Process {
         tgid,
         tid,
         start_boot_ns,
@@ -197,7 +204,8 @@ fn process(reader: &mut Reader<'_>) -> Result<Process, DecodeError> {
         comm: Comm::from_slice(&comm[..end]),
         cgroup_id,
         ..Process::default()
-    })
+    };
+    Ok((process, mount_namespace))
 }
 
 fn open(reader: &mut Reader<'_>, common: &Common) -> Result<Open, DecodeError> {
@@ -291,7 +299,11 @@ fn operation(call: u8) -> Result<Operation, DecodeError> {
         })
 }
 
-fn exec(reader: &mut Reader<'_>, common: &Common) -> Result<Exec, DecodeError> {
+fn exec(
+    reader: &mut Reader<'_>,
+    common: &Common,
+    mount_namespace: u32,
+) -> Result<Exec, DecodeError> {
     const PART: &str = "exec";
     let flags = reader.u32(PART)?;
     let directory_fd = reader.i32(PART)?;
@@ -302,13 +314,28 @@ fn exec(reader: &mut Reader<'_>, common: &Common) -> Result<Exec, DecodeError> {
     let interpreter_length = reader.u16(PART)?;
     let argv_length = reader.u16(PART)?;
     let _padding = reader.u32(PART)?;
+    let image = if common.has(record::FLAG_HAS_IMAGE) {
+        Some(ImageBody::read(reader)?)
+    } else {
+        None
+    };
     let path_as_asked = reader.bytes(asked_length.into(), "path as asked")?.to_vec();
     let path = reader.bytes(path_length.into(), "resolved path")?;
-    let file = resolved(common, path, device, inode);
+    let mut file = resolved(common, path, device, inode);
     let interpreter = reader
         .bytes(interpreter_length.into(), "interpreter")?
         .to_vec();
     let argv = reader.bytes(argv_length.into(), "arguments")?;
+    let image = match image {
+        Some(body) => {
+            if let Some(file) = &mut file {
+                body.describe(file);
+                file.deleted = common.has(record::FLAG_DELETED);
+            }
+            Some(Box::new(body.image(reader, mount_namespace)?))
+        }
+        None => None,
+    };
     Ok(Exec {
         syscall: common.syscall.into(),
         result: common.result,
@@ -320,6 +347,7 @@ fn exec(reader: &mut Reader<'_>, common: &Common) -> Result<Exec, DecodeError> {
         from_user_memory: common.has(record::FLAG_FROM_USER_MEMORY),
         directory_fd,
         flags,
+        image,
     })
 }
 
@@ -360,7 +388,7 @@ fn exit(
     process: &Process,
 ) -> Result<Exit, DecodeError> {
     let wait_status = reader.u32("exit")?;
-    let _padding = reader.u32("exit")?;
+    let group_exit = reader.u32("exit")?;
     let repeated_opens = reader.u64("exit")?;
     Ok(Exit {
         // As the macros of wait(2) take it apart.
@@ -373,6 +401,7 @@ fn exit(
         },
         receipt: None,
         repeated_opens,
+        group_exit: group_exit != 0,
     })
 }
 

@@ -32,6 +32,6 @@ pub use hooks::{Attachment, HookState};
 pub use policy_maps::AppliedPolicy;
 pub use rules::{CompileError, RuleTable};
 pub use sensor::{
-    KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT, Sensor,
-    SensorOptions, never_kill_default,
+    ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
+    RING_BYTES_DEFAULT, Sensor, SensorOptions, never_kill_default,
 };

@@ -48,6 +48,27 @@ impl Opens {
     }
 }
 
+/// What is read of a new image's environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecEnvironment {
+    /// Nothing.
+    #[default]
+    None,
+    /// The names of the variables, never their values.
+    Keys,
+}
+
+impl ExecEnvironment {
+    /// Returns the programs' number for it.
+    fn number(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Keys => 1,
+        }
+    }
+}
+
 /// How the sensor is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SensorOptions {
@@ -58,6 +79,8 @@ pub struct SensorOptions {
     pub priority_ring_bytes: u32,
     /// Which opens are events.
     pub opens: Opens,
+    /// What is read of a new image's environment.
+    pub exec_environment: ExecEnvironment,
     /// How the decisions are attached; `None`: the best way there is.
     pub attachment: Option<Attachment>,
     /// Kills of one rule within a minute before it is only observed; 0: no
@@ -91,6 +114,7 @@ impl Default for SensorOptions {
             ring_bytes: RING_BYTES_DEFAULT,
             priority_ring_bytes: PRIORITY_RING_BYTES_DEFAULT,
             opens: Opens::First,
+            exec_environment: ExecEnvironment::None,
             attachment: None,
             kills_per_minute: KILLS_PER_MINUTE_DEFAULT,
             never_kill: never_kill_default(),
@@ -143,11 +167,13 @@ impl Sensor {
         let agent = std::process::id();
         let record_opens = options.opens.number();
         let hash_keys = random_odd_words()?;
+        let exec_environment = options.exec_environment.number();
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("AGENT_TGID", &agent, true)
             .override_global("RECORD_OPENS", &record_opens, true)
+            .override_global("EXEC_ENVIRONMENT", &exec_environment, true)
             .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
             .override_global("HASH_KEYS", &hash_keys[..], true)
             .map_max_entries("EVENTS", options.ring_bytes)

@@ -53,6 +53,7 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
         ring_bytes: args.ring_bytes,
         priority_ring_bytes: args.priority_ring_bytes,
         opens: args.opens.into(),
+        exec_environment: args.exec_environment.into(),
         attachment: args.attach.map(Into::into),
         kills_per_minute: args.kills_per_minute,
         ..SensorOptions::default()

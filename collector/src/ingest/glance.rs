@@ -126,10 +126,51 @@ fn glance_exec(bytes: &[u8]) -> Option<&[u8]> {
             3 => asked = value.bytes()?,
             4 => once(&mut file, glance_file(value.bytes()?)?)?,
             5 | 6 => drop(value.bytes()?),
+            11 => check_image(value.bytes()?)?,
             _ => return None,
         }
     }
     Some(resolved_or(file, asked))
+}
+
+fn check_image(bytes: &[u8]) -> Option<()> {
+    let mut fields = Fields(bytes);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => drop(glance_file(value.bytes()?)?),
+            2 | 3 => drop(value.bytes()?),
+            4..=9 => drop(value.varint()?),
+            10 | 11 => check_numbers(value.bytes()?, 2)?,
+            12 => check_numbers(value.bytes()?, 7)?,
+            13 => check_environment(value.bytes()?)?,
+            _ => return None,
+        }
+    }
+    Some(())
+}
+
+/// A message of numbers only, with tags up to `last`.
+fn check_numbers(bytes: &[u8], last: u64) -> Option<()> {
+    let mut fields = Fields(bytes);
+    while let Some((tag, value)) = fields.next()? {
+        if !(1..=last).contains(&tag) {
+            return None;
+        }
+        value.varint()?;
+    }
+    Some(())
+}
+
+fn check_environment(bytes: &[u8]) -> Option<()> {
+    let mut fields = Fields(bytes);
+    while let Some((tag, value)) = fields.next()? {
+        match tag {
+            1 => drop(value.bytes()?),
+            2 => drop(value.varint()?),
+            _ => return None,
+        }
+    }
+    Some(())
 }
 
 fn glance_open(bytes: &[u8]) -> Option<&[u8]> {
@@ -206,7 +247,7 @@ fn check_exit(bytes: &[u8]) -> Option<()> {
         match tag {
             1..=4 => drop(value.varint()?),
             5 => once(&mut receipt, check_receipt(value.bytes()?)?)?,
-            6 => drop(value.varint()?),
+            6 | 7 => drop(value.varint()?),
             _ => return None,
         }
     }
@@ -349,7 +390,10 @@ mod tests {
     use prost::Message as _;
     use shrike_proto::{
         batch,
-        event::{Ancestor, Event, Exit, Fact, Receipt},
+        event::{
+            Ancestor, Capabilities, Environment, Event, Exit, Fact, Image, Namespaces, Receipt,
+            ResolvedPath,
+        },
         id::Generation,
         wire::event as wire,
     };
@@ -406,14 +450,50 @@ mod tests {
                             verdict_sequence: SequenceNumber(1),
                         }),
                         repeated_opens: 7,
+                        group_exit: true,
                     };
                 }
-                Fact::Exec(exec) => exec.argv_truncated = true,
+                Fact::Exec(exec) => {
+                    exec.argv_truncated = true;
+                    exec.image = Some(Box::new(image()));
+                }
                 Fact::Change(change) => change.other_unresolved = true,
                 Fact::Fork(_) => {}
             }
         }
         events
+    }
+
+    fn image() -> Image {
+        let capabilities = Capabilities {
+            permitted: u64::MAX,
+            effective: 1,
+        };
+        Image {
+            script: Some(ResolvedPath {
+                path: b"/opt/run.sh".to_vec(),
+                ..ResolvedPath::default()
+            }),
+            working_directory: b"/srv".to_vec(),
+            tty: b"pts/0".to_vec(),
+            session_id: 1,
+            login_uid: Some(0),
+            saved_uid: 1,
+            saved_gid: 2,
+            fs_uid: 3,
+            fs_gid: 4,
+            capabilities,
+            capabilities_before: Some(capabilities),
+            namespaces: Namespaces {
+                mount: 1,
+                cgroup: u32::MAX,
+                ..Namespaces::default()
+            },
+            environment: Some(Environment {
+                names: vec![b"PATH".to_vec()],
+                truncated: true,
+            }),
+        }
     }
 
     #[test]

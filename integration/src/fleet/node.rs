@@ -69,6 +69,7 @@ impl Node {
              collectors = [\"{HOST}:{port}\"]\n\
              otlp_endpoint = \"{otlp}\"\n\
              opens = \"all\"\n\
+             exec_environment = \"keys\"\n\
              \n\
              [labels]\n\
              kernel = \"{kernel}\"\n\

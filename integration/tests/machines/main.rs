@@ -13,6 +13,7 @@ mod durability;
 mod events;
 mod fixture;
 mod identity;
+mod images;
 mod load;
 mod policy;
 mod proof;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let prepared = fixture::is_prepared();
     let claims = [
         events::CLAIMS,
+        images::CLAIMS,
         policy::CLAIMS,
         telemetry::CLAIMS,
         identity::CLAIMS,

@@ -16,8 +16,9 @@ use std::{fmt, io, time::Duration};
 use anstyle::{AnsiColor, Style};
 
 use super::{
-    Action, Change, Event, Exec, Exit, Fact, Fork, Kind, Open, Outcome, Process, Receipt,
-    ResolvedPath, StoredEvent, TimeText, Verdict, errno, json::access_name, time_text::Fraction,
+    Action, Change, Event, Exec, Exit, Fact, Fork, Image, Kind, Open, Outcome, Process, Receipt,
+    ResolvedPath, StoredEvent, TimeText, Verdict, capability, errno, json::access_name,
+    time_text::Fraction,
 };
 use crate::{
     escape::{CommandLine, Terminal, TextOut},
@@ -214,6 +215,9 @@ fn write_process(out: &mut impl TextOut, event: &Event, colour: Colour) -> fmt::
 
 fn write_exec(out: &mut impl TextOut, exec: &Exec) -> fmt::Result {
     write_path(out, exec.file.as_ref(), &exec.path_as_asked)?;
+    if exec.file.as_ref().is_some_and(ResolvedPath::is_memfd) {
+        out.write_str(" (memfd)")?;
+    }
     if !exec.interpreter.is_empty() {
         out.write_str(" by ")?;
         Terminal(&exec.interpreter).write_to(out)?;
@@ -223,8 +227,39 @@ fn write_exec(out: &mut impl TextOut, exec: &Exec) -> fmt::Result {
         CommandLine(&exec.argv).write_to(out)?;
         out.write_str(if exec.argv_truncated { " …]" } else { "]" })?;
     }
+    if let Some(image) = &exec.image {
+        write_image(out, image)?;
+    }
     write_result(out, exec.result)
 }
+
+/// Writes what is not so of most programs.
+fn write_image(out: &mut impl TextOut, image: &Image) -> fmt::Result {
+    if !image.tty.is_empty() {
+        out.write_str(" on ")?;
+        Terminal(&image.tty).write_to(out)?;
+    }
+    let gained = image.gained();
+    if capability::is_every(gained) {
+        return out.write_str(" gains every capability");
+    }
+    let mut names = capability::names(gained);
+    if let Some(first) = names.next() {
+        out.write_str(" gains ")?;
+        out.write_str(first)?;
+    }
+    for name in names.by_ref().take(GAINED_SHOWN_MAX - 1) {
+        out.write_char(',')?;
+        out.write_str(name)?;
+    }
+    match names.count() {
+        0 => Ok(()),
+        more => write!(out, " and {more} more"),
+    }
+}
+
+/// Gained capabilities that fit on a line.
+const GAINED_SHOWN_MAX: usize = 3;
 
 fn write_open(out: &mut impl TextOut, open: &Open) -> fmt::Result {
     out.write_str(access_name(open.flags))?;
@@ -409,7 +444,7 @@ fn write_result(out: &mut impl TextOut, result: i32) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{ChangedName, Operation, sample},
+        super::{Capabilities, ChangedName, Operation, sample},
         *,
     };
 
@@ -482,6 +517,53 @@ mod tests {
                 change.file.path.clear();
             },
             "unlink (unresolved)",
+        );
+    }
+
+    #[test]
+    fn exec_shows_what_is_not_so_of_most() {
+        let check = |change: &dyn Fn(&mut Exec), expect: &str| {
+            let mut stored = sample::setuid_script();
+            let Fact::Exec(exec) = &mut stored.event.fact else {
+                unreachable!("the sample is an exec")
+            };
+            change(exec);
+            let line = plain(&stored);
+            assert!(line.ends_with(expect), "{line}");
+        };
+        fn image(exec: &mut Exec) -> &mut Image {
+            exec.image.as_mut().expect("the sample has one")
+        }
+        check(
+            &|_| {},
+            " /usr/bin/dash [sh] on pts/0 gains cap_net_raw,cap_sys_admin",
+        );
+        check(
+            &|exec| {
+                image(exec).capabilities_before = None;
+                image(exec).tty.clear();
+            },
+            " /usr/bin/dash [sh]",
+        );
+        check(
+            &|exec| {
+                image(exec).capabilities_before = Some(Capabilities::default());
+                image(exec).capabilities.permitted = 0x1ff_ffff_ffff;
+            },
+            " on pts/0 gains every capability",
+        );
+        check(
+            &|exec| image(exec).capabilities.permitted = 0x3f_0000,
+            " gains cap_sys_module,cap_sys_rawio,cap_sys_chroot and 3 more",
+        );
+        check(
+            &|exec| {
+                let file = exec.file.as_mut().expect("the sample has one");
+                file.path = b"memfd:x".to_vec();
+                exec.path_as_asked = b"/dev/fd/3".to_vec();
+                exec.image = None;
+            },
+            " memfd:x (as /dev/fd/3) (memfd) [sh]",
         );
     }
 

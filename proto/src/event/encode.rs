@@ -8,8 +8,8 @@
 //! [`wire`](super::wire).
 
 use super::{
-    Ancestor, Change, Event, Exec, Exit, Fact, Fork, Open, Process, Receipt, ResolvedPath, Verdict,
-    wire::outcome_to_wire,
+    Ancestor, Capabilities, Change, Environment, Event, Exec, Exit, Fact, Fork, Image, Namespaces,
+    Open, Process, Receipt, ResolvedPath, Verdict, wire::outcome_to_wire,
 };
 use crate::wire::event as wire;
 
@@ -135,6 +135,7 @@ fn exec(out: &mut Vec<u8>, it: &Exec) {
         from_user_memory,
         directory_fd,
         flags,
+        image: new,
     } = it;
     bytes(out, 1, syscall.as_bytes());
     number(out, 2, enumeration(*result));
@@ -149,6 +150,82 @@ fn exec(out: &mut Vec<u8>, it: &Exec) {
     number(out, 8, (*from_user_memory).into());
     number(out, 9, enumeration(*directory_fd));
     number(out, 10, (*flags).into());
+    if let Some(new) = new {
+        message(out, 11, |out| image(out, new));
+    }
+}
+
+fn image(out: &mut Vec<u8>, it: &Image) {
+    let Image {
+        script,
+        working_directory,
+        tty,
+        session_id,
+        login_uid,
+        saved_uid,
+        saved_gid,
+        fs_uid,
+        fs_gid,
+        capabilities: now,
+        capabilities_before,
+        namespaces: inside,
+        environment: variables,
+    } = it;
+    file(out, 1, script.as_ref());
+    bytes(out, 2, working_directory);
+    bytes(out, 3, tty);
+    number(out, 4, (*session_id).into());
+    if let Some(login_uid) = login_uid {
+        present(out, 5, (*login_uid).into());
+    }
+    number(out, 6, (*saved_uid).into());
+    number(out, 7, (*saved_gid).into());
+    number(out, 8, (*fs_uid).into());
+    number(out, 9, (*fs_gid).into());
+    message(out, 10, |out| capabilities(out, now));
+    if let Some(before) = capabilities_before {
+        message(out, 11, |out| capabilities(out, before));
+    }
+    message(out, 12, |out| namespaces(out, inside));
+    if let Some(variables) = variables {
+        message(out, 13, |out| environment(out, variables));
+    }
+}
+
+fn capabilities(out: &mut Vec<u8>, it: &Capabilities) {
+    let Capabilities {
+        permitted,
+        effective,
+    } = it;
+    number(out, 1, *permitted);
+    number(out, 2, *effective);
+}
+
+fn namespaces(out: &mut Vec<u8>, it: &Namespaces) {
+    let Namespaces {
+        mount,
+        pid,
+        network,
+        user,
+        uts,
+        ipc,
+        cgroup,
+    } = it;
+    number(out, 1, (*mount).into());
+    number(out, 2, (*pid).into());
+    number(out, 3, (*network).into());
+    number(out, 4, (*user).into());
+    number(out, 5, (*uts).into());
+    number(out, 6, (*ipc).into());
+    number(out, 7, (*cgroup).into());
+}
+
+fn environment(out: &mut Vec<u8>, it: &Environment) {
+    let Environment { names, truncated } = it;
+    for name in names {
+        delimited(out, 1, name);
+    }
+    number(out, 2, (*truncated).into());
 }
 
 fn open(out: &mut Vec<u8>, it: &Open) {
@@ -246,6 +323,7 @@ fn exit(out: &mut Vec<u8>, it: &Exit) {
         duration_ns,
         receipt: came,
         repeated_opens,
+        group_exit,
     } = it;
     number(out, 1, (*code).into());
     number(out, 2, (*signal).into());
@@ -255,6 +333,7 @@ fn exit(out: &mut Vec<u8>, it: &Exit) {
         message(out, 5, |out| receipt(out, came));
     }
     number(out, 6, *repeated_opens);
+    number(out, 7, (*group_exit).into());
 }
 
 fn receipt(out: &mut Vec<u8>, it: &Receipt) {
@@ -292,9 +371,15 @@ fn zigzag(value: i32) -> u64 {
 #[inline]
 fn number(out: &mut Vec<u8>, tag: u64, value: u64) {
     if value != 0 {
-        varint(out, tag << 3 | VARINT);
-        varint(out, value);
+        present(out, tag, value);
     }
+}
+
+/// A number that is there also where it is 0.
+#[inline]
+fn present(out: &mut Vec<u8>, tag: u64, value: u64) {
+    varint(out, tag << 3 | VARINT);
+    varint(out, value);
 }
 
 fn bytes(out: &mut Vec<u8>, tag: u64, value: &[u8]) {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Change, Comm, Receipt};
+use super::{Change, Comm, Image, Receipt};
 
 /// What a process can be seen doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +105,15 @@ pub struct ResolvedPath {
     pub deleted: bool,
 }
 
+impl ResolvedPath {
+    /// Says whether the file is one of memfd_create(2): it is in no directory,
+    /// so that its name stands without a slash, and begins as the kernel has
+    /// it (`MFD_NAME_PREFIX`, mm/memfd.c).
+    pub fn is_memfd(&self) -> bool {
+        self.path.starts_with(b"memfd:")
+    }
+}
+
 /// A program was executed, or could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Exec {
@@ -130,6 +139,8 @@ pub struct Exec {
     pub directory_fd: i32,
     /// execveat(2) flags.
     pub flags: u32,
+    /// Of an exec that succeeded. In a box, so that opens stay small.
+    pub image: Option<Box<Image>>,
 }
 
 /// A file was opened, or could not be.
@@ -186,4 +197,7 @@ pub struct Exit {
     /// Opens that were no events of their own: the process had opened the same
     /// file for the same access before.
     pub repeated_opens: u64,
+    /// The whole group was made to end, by exit_group(2) or a signal; else its
+    /// last thread ended on its own.
+    pub group_exit: bool,
 }

@@ -17,13 +17,18 @@
 //!             ancestors [ { pid start_boot_ns comm exe } ] }
 //! verdict   { action policy rule outcome signal_result denied } or null
 //! exec      { syscall result error path_as_asked file interpreter argv
-//!             argv_truncated from_user_memory directory_fd flags }
+//!             argv_truncated from_user_memory directory_fd flags memfd
+//!             image { script working_directory tty session_id login_uid suid sgid
+//!                     fsuid fsgid capabilities capabilities_before gained [ name ]
+//!                     namespaces { mnt pid net user uts ipc cgroup }
+//!                     environment { names truncated } or null } or null }
+//!             capabilities: { permitted effective } in hexadecimal
 //! open      { syscall result error path_as_asked path_as_asked_truncated file
 //!             access flags mode directory_fd from_user_memory }
 //! change    { operation result error file name other_path other_unresolved mode }
 //!             name: which one file is, "old" | "new"; mode as asked, octal
 //! fork      { child_pid child_tid child_start_boot_ns child_comm }
-//! exit      { code signal core_dumped duration_ns repeated_opens
+//! exit      { code signal core_dumped duration_ns repeated_opens group_exit
 //!             receipt { generation policy rule signal_result died_by_it
 //!                       verdict_sequence } or null }
 //! file      { path device inode unresolved task_path mode links owner_uid
@@ -35,6 +40,7 @@
 
 mod exec;
 mod file;
+mod image;
 mod life;
 mod process;
 mod verdict;

@@ -4,6 +4,8 @@
 //! `Option` and what is an enumeration as one. The conversion to and from the
 //! wire is in [`wire`](self::wire) and nowhere else.
 
+#[cfg(feature = "present")]
+mod capability;
 mod change;
 #[cfg(feature = "present")]
 pub mod compact;
@@ -11,6 +13,7 @@ pub(crate) mod encode;
 #[cfg(feature = "present")]
 mod errno;
 mod fact;
+mod image;
 #[cfg(feature = "present")]
 pub mod json;
 mod process;
@@ -23,6 +26,7 @@ mod wire;
 
 pub use change::{Change, ChangedName, Operation};
 pub use fact::{Exec, Exit, Fact, Fork, Kind, Open, ResolvedPath};
+pub use image::{Capabilities, Environment, Image, Namespaces};
 pub use process::{Ancestor, Comm, Process};
 #[cfg(feature = "present")]
 pub use time_text::TimeText;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Ancestor, Change, ChangedName, Event, Exec, Exit, Fact, Open, Operation, Outcome,
-    Process, Receipt, ResolvedPath, StoredEvent, Verdict,
+    Action, Ancestor, Capabilities, Change, ChangedName, Environment, Event, Exec, Exit, Fact,
+    Image, Namespaces, Open, Operation, Outcome, Process, Receipt, ResolvedPath, StoredEvent,
+    Verdict,
 };
 use crate::id::{Epoch, Generation, NodeId, PolicyName, RuleName, SequenceNumber};
 
@@ -103,6 +104,7 @@ pub(super) fn killed_exit() -> StoredEvent {
             verdict_sequence: SequenceNumber(41),
         }),
         repeated_opens: 0,
+        group_exit: true,
     }))
 }
 
@@ -115,6 +117,51 @@ pub(super) fn exec(path: &[u8], argv: &[&[u8]]) -> StoredEvent {
         directory_fd: -100,
         ..Exec::default()
     }))
+}
+
+pub(super) fn setuid_script() -> StoredEvent {
+    let mut stored = exec(b"/usr/bin/dash", &[b"sh"]);
+    let Fact::Exec(exec) = &mut stored.event.fact else {
+        unreachable!("an exec")
+    };
+    exec.image = Some(Box::new(Image {
+        script: Some(ResolvedPath {
+            path: b"/opt/run.sh".to_vec(),
+            device: (8 << 20) | 1,
+            inode: 77,
+            ..ResolvedPath::default()
+        }),
+        working_directory: b"/home/mallory".to_vec(),
+        tty: b"pts/0".to_vec(),
+        session_id: 4300,
+        login_uid: Some(1000),
+        saved_uid: 0,
+        saved_gid: 2,
+        fs_uid: 3,
+        fs_gid: 4,
+        capabilities: Capabilities {
+            permitted: 0x20_3000,
+            effective: 0x20_0000,
+        },
+        capabilities_before: Some(Capabilities {
+            permitted: 0x1000,
+            effective: 0,
+        }),
+        namespaces: Namespaces {
+            mount: 1,
+            pid: 2,
+            network: 3,
+            user: 4,
+            uts: 5,
+            ipc: 6,
+            cgroup: 7,
+        },
+        environment: Some(Environment {
+            names: vec![b"PATH".to_vec(), b"A\nB".to_vec()],
+            truncated: true,
+        }),
+    }));
+    stored
 }
 
 fn file(path: &[u8]) -> ResolvedPath {

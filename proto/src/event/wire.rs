@@ -111,6 +111,7 @@ impl From<Exit> for wire::Exit {
             duration_ns: exit.duration_ns,
             receipt: exit.receipt.map(Into::into),
             repeated_opens: exit.repeated_opens,
+            group_exit: exit.group_exit,
         }
     }
 }
@@ -126,6 +127,7 @@ impl TryFrom<wire::Exit> for Exit {
             duration_ns: exit.duration_ns,
             receipt: exit.receipt.map(TryInto::try_into).transpose()?,
             repeated_opens: exit.repeated_opens,
+            group_exit: exit.group_exit,
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use shrike_proto::event::{Capabilities, Environment, Image, Namespaces};
+
 use super::*;
 
 /// A header, a body and bytes, with the length filled in.
@@ -188,6 +190,125 @@ fn every_operation_is_some_call() {
     assert_eq!(found, Operation::ALL);
 }
 
+/// A script's exec, with an image of numbers that all differ.
+fn image_record(flags: u16, facts: u16) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(0_u32.to_ne_bytes()); // flags
+    body.extend((-100_i32).to_ne_bytes());
+    body.extend(42_u64.to_ne_bytes());
+    body.extend((8_u32 << 20 | 1).to_ne_bytes());
+    for length in [4_u16, 8, 7, 5] {
+        body.extend(length.to_ne_bytes());
+    }
+    body.extend(0_u32.to_ne_bytes());
+    for number in [1_u64, 2, 3, 4, 5] {
+        body.extend(number.to_ne_bytes());
+    }
+    for number in 6_u32..22 {
+        body.extend(number.to_ne_bytes());
+    }
+    for number in [0o104_755_u16, 7, 4, 4, 9, facts] {
+        body.extend(number.to_ne_bytes());
+    }
+    body.extend(0_u32.to_ne_bytes());
+    assert_eq!(body.len(), size_of::<record::ExecWithImage>());
+    record(
+        Kind::Exec,
+        record::FLAG_HAS_FILE | record::FLAG_HAS_IMAGE | flags,
+        NO_VERDICT,
+        &[
+            &body,
+            b"x.sh",
+            b"/bin/abc",
+            b"/bin/sh",
+            b"sh\0x\0",
+            b"/tmp/sh",
+            b"/srv",
+            b"pts3",
+            b"PATH\0TZ\0\0",
+        ],
+    )
+}
+
+fn executed(bytes: &[u8]) -> Exec {
+    match decode(bytes).unwrap().fact {
+        Fact::Exec(exec) => exec,
+        fact => panic!("an exec became {fact:?}"),
+    }
+}
+
+#[test]
+fn image_keeps_every_field() {
+    let facts = record::IMAGE_HAS_BEFORE
+        | record::IMAGE_HAS_SCRIPT
+        | record::IMAGE_HAS_ENVIRONMENT
+        | record::IMAGE_ENVIRONMENT_TRUNCATED;
+    let exec = executed(&image_record(record::FLAG_DELETED, facts));
+    assert_eq!(
+        exec.file,
+        Some(ResolvedPath {
+            path: b"/bin/abc".to_vec(),
+            device: 8 << 20 | 1,
+            inode: 42,
+            mode: 0o104_755,
+            links: 19,
+            owner_uid: 20,
+            owner_gid: 21,
+            deleted: true,
+            ..ResolvedPath::default()
+        })
+    );
+    assert_eq!(exec.argv, [b"sh".to_vec(), b"x".to_vec()]);
+    assert_eq!(
+        exec.image,
+        Some(Box::new(Image {
+            script: Some(ResolvedPath {
+                path: b"/tmp/sh".to_vec(),
+                device: 6,
+                inode: 5,
+                ..ResolvedPath::default()
+            }),
+            working_directory: b"/srv".to_vec(),
+            tty: b"pts/3".to_vec(),
+            saved_uid: 7,
+            saved_gid: 8,
+            fs_uid: 9,
+            fs_gid: 10,
+            login_uid: Some(11),
+            session_id: 12,
+            capabilities: Capabilities {
+                permitted: 3,
+                effective: 4,
+            },
+            capabilities_before: Some(Capabilities {
+                permitted: 1,
+                effective: 2,
+            }),
+            namespaces: Namespaces {
+                mount: 14,
+                pid: 13,
+                network: 14,
+                user: 15,
+                uts: 16,
+                ipc: 17,
+                cgroup: 18,
+            },
+            environment: Some(Environment {
+                names: vec![b"PATH".to_vec(), b"TZ".to_vec(), Vec::new()],
+                truncated: true,
+            }),
+        }))
+    );
+}
+
+#[test]
+fn image_tells_what_is_unknown() {
+    let image = executed(&image_record(0, 0)).image.expect("it has one");
+    assert_eq!(image.script, None);
+    assert_eq!(image.capabilities_before, None);
+    assert_eq!(image.environment, None);
+}
+
 #[test]
 fn exit_record_tells_signal_from_status() {
     let check = |status: u32, code: u32, signal: u32, core: bool| {
@@ -195,7 +316,7 @@ fn exit_record_tells_signal_from_status() {
             Kind::Exit,
             0,
             NO_VERDICT,
-            &[&status.to_ne_bytes(), &[0; 12]],
+            &[&status.to_ne_bytes(), &1_u32.to_ne_bytes(), &[0; 8]],
         );
         let Fact::Exit(exit) = decode(&bytes).unwrap().fact else {
             panic!("an exit");
@@ -205,6 +326,7 @@ fn exit_record_tells_signal_from_status() {
             (code, signal, core)
         );
         assert_eq!(exit.duration_ns, 1_000);
+        assert!(exit.group_exit);
     };
     check(0, 0, 0, false);
     check(3 << 8, 3, 0, false);

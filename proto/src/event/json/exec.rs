@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::{Each, file::FileView, known, known_text};
+use super::{Each, file::FileView, image::ImageView, known, known_text};
 use crate::{
     escape::lossless,
-    event::{Exec, errno},
+    event::{Exec, ResolvedPath, errno},
 };
 
 #[derive(Serialize)]
@@ -23,6 +23,8 @@ pub(super) struct ExecView<'a> {
     from_user_memory: bool,
     directory_fd: i32,
     flags: u32,
+    memfd: bool,
+    image: Option<ImageView<'a>>,
 }
 
 impl<'a> From<&'a Exec> for ExecView<'a> {
@@ -39,6 +41,8 @@ impl<'a> From<&'a Exec> for ExecView<'a> {
             from_user_memory: exec.from_user_memory,
             directory_fd: exec.directory_fd,
             flags: exec.flags,
+            memfd: exec.file.as_ref().is_some_and(ResolvedPath::is_memfd),
+            image: exec.image.as_deref().map(Into::into),
         }
     }
 }

@@ -36,6 +36,7 @@ pub(super) struct ExitView<'a> {
     core_dumped: bool,
     duration_ns: Option<u64>,
     repeated_opens: u64,
+    group_exit: bool,
     receipt: Option<ReceiptView<'a>>,
 }
 
@@ -47,6 +48,7 @@ impl<'a> From<&'a Exit> for ExitView<'a> {
             core_dumped: exit.core_dumped,
             duration_ns: (exit.duration_ns != 0).then_some(exit.duration_ns),
             repeated_opens: exit.repeated_opens,
+            group_exit: exit.group_exit,
             receipt: exit.receipt.as_ref().map(Into::into),
         }
     }

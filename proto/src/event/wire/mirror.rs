@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use crate::{
-    event::{Ancestor, Comm, Exec, Fork, Open, Process, ResolvedPath},
+    event::{
+        Ancestor, Capabilities, Comm, Environment, Exec, Fork, Image, Namespaces, Open, Process,
+        ResolvedPath,
+    },
     wire::event as wire,
 };
 
@@ -67,8 +70,35 @@ mirror!(Exec {
     result, path_as_asked, interpreter, argv, argv_truncated, from_user_memory, directory_fd,
     flags;
     syscall: Into::into, Into::into;
-    file: maybe, maybe
+    file: maybe, maybe;
+    image: unboxed, boxed
 });
+
+mirror!(Image {
+    working_directory, tty, session_id, login_uid, saved_uid, saved_gid, fs_uid, fs_gid;
+    script: maybe, maybe;
+    capabilities: some, or_default;
+    capabilities_before: maybe, maybe;
+    namespaces: some, or_default;
+    environment: maybe, maybe
+});
+
+mirror!(Capabilities {
+    permitted,
+    effective
+});
+
+mirror!(Namespaces {
+    mount,
+    pid,
+    network,
+    user,
+    uts,
+    ipc,
+    cgroup
+});
+
+mirror!(Environment { names, truncated });
 
 mirror!(Open {
     result, path_as_asked, path_as_asked_truncated, flags, mode, directory_fd, from_user_memory;
@@ -91,6 +121,22 @@ fn text(shared: Arc<str>) -> String {
 
 fn maybe<A: Into<B>, B>(value: Option<A>) -> Option<B> {
     value.map(Into::into)
+}
+
+fn some<A: Into<B>, B>(value: A) -> Option<B> {
+    Some(value.into())
+}
+
+fn or_default<A: Into<B>, B: Default>(value: Option<A>) -> B {
+    value.map(Into::into).unwrap_or_default()
+}
+
+fn unboxed<A: Into<B>, B>(value: Option<Box<A>>) -> Option<B> {
+    value.map(|value| (*value).into())
+}
+
+fn boxed<A: Into<B>, B>(value: Option<A>) -> Option<Box<B>> {
+    value.map(|value| Box::new(value.into()))
 }
 
 fn each<A: Into<B>, B>(values: Vec<A>) -> Vec<B> {

@@ -5,8 +5,8 @@ use prost::Message as _;
 
 use super::{
     super::{
-        Ancestor, Change, ChangedName, Comm, Exec, Fork, Open, Operation, Process, ResolvedPath,
-        encode,
+        Ancestor, Capabilities, Change, ChangedName, Comm, Environment, Exec, Fork, Image,
+        Namespaces, Open, Operation, Process, ResolvedPath, encode,
     },
     *,
 };
@@ -81,6 +81,40 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn capabilities()(permitted: u64, effective: u64) -> Capabilities {
+        Capabilities { permitted, effective }
+    }
+}
+
+prop_compose! {
+    fn environment()(names in prop::collection::vec(bytes(), 0..4), truncated: bool) -> Environment {
+        Environment { names, truncated }
+    }
+}
+
+prop_compose! {
+    fn image()(
+        script in prop::option::of(file()),
+        working_directory in bytes(),
+        tty in bytes(),
+        ids: (u32, Option<u32>, u32, u32, u32, u32),
+        capabilities in capabilities(),
+        capabilities_before in prop::option::of(capabilities()),
+        namespaces: [u32; 7],
+        environment in prop::option::of(environment()),
+    ) -> Image {
+        let (session_id, login_uid, saved_uid, saved_gid, fs_uid, fs_gid) = ids;
+        let [mount, pid, network, user, uts, ipc, cgroup] = namespaces;
+        Image {
+            script, working_directory, tty, session_id, login_uid, saved_uid, saved_gid, fs_uid,
+            fs_gid, capabilities, capabilities_before,
+            namespaces: Namespaces { mount, pid, network, user, uts, ipc, cgroup },
+            environment,
+        }
+    }
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     prop_oneof![
         (
@@ -90,9 +124,10 @@ fn fact() -> impl Strategy<Value = Fact> {
             prop::option::of(file()),
             prop::collection::vec(bytes(), 0..5),
             any::<(bool, bool, i32, u32)>(),
+            prop::option::of(image()),
         )
             .prop_map(
-                |(syscall, result, asked, file, argv, rest)| Fact::Exec(Exec {
+                |(syscall, result, asked, file, argv, rest, image)| Fact::Exec(Exec {
                     syscall: syscall.into(),
                     result,
                     interpreter: asked.clone(),
@@ -103,6 +138,7 @@ fn fact() -> impl Strategy<Value = Fact> {
                     from_user_memory: rest.1,
                     directory_fd: rest.2,
                     flags: rest.3,
+                    image: image.map(Box::new),
                 })
             ),
         (
@@ -147,7 +183,7 @@ fn fact() -> impl Strategy<Value = Fact> {
             child_comm: Comm::from_vec(child_comm),
         })),
         (
-            any::<(u32, u32, bool, u64, u64)>(),
+            any::<(u32, u32, bool, u64, u64, bool)>(),
             prop::option::of(receipt())
         )
             .prop_map(|(rest, receipt)| Fact::Exit(Exit {
@@ -157,6 +193,7 @@ fn fact() -> impl Strategy<Value = Fact> {
                 duration_ns: rest.3,
                 receipt,
                 repeated_opens: rest.4,
+                group_exit: rest.5,
             })),
     ]
 }
