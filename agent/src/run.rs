@@ -71,7 +71,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let pipeline = Pipeline::new(
         PipelineOptions {
             sensor,
-            intake: Intake::from_running_system(now),
+            intake: Intake::from_running_system(now, config.guard.kill_patience),
             session: SessionOptions {
                 node: config.node.to_string(),
                 boot_id: facts.boot_id,

@@ -9,13 +9,14 @@ use shrike_proto::{
 
 use crate::kernel::KernelCounters;
 
-/// Puts the ledger together: what the hooks counted, what could not be
-/// decoded, what the queue gave up, and how many events were sequenced.
+/// Puts the ledger together: what the hooks counted, the alerts that the agent
+/// itself `raised`, what could not be decoded, what the queue gave up, and how many events were sequenced.
 ///
 /// No event may be taken out of the ring between reading `next_sequence` and
 /// `counters`, or the ledger claims more events than the hooks had seen.
 pub(crate) fn ledger(
     counters: &KernelCounters,
+    raised: u64,
     undecodable: u64,
     queue_lost: BTreeMap<LossReason, u64>,
     next_sequence: SequenceNumber,
@@ -27,7 +28,7 @@ pub(crate) fn ledger(
     }
     lost.extend(queue_lost);
     Ledger {
-        seen: total.seen,
+        seen: total.seen + raised,
         filtered: total.filtered,
         lost,
         sequenced: next_sequence.0 - 1,
@@ -56,9 +57,10 @@ mod tests {
         };
         let ledger = ledger(
             &counters,
+            2,
             1,
             BTreeMap::from([(LossReason::AgentQueueFull, 20)]),
-            SequenceNumber(90),
+            SequenceNumber(92),
         );
         assert_eq!(ledger.unaccounted(), 0);
         assert_eq!(ledger.lost_total(), 7 + 2 + 1 + 20);

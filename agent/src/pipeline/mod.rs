@@ -134,15 +134,24 @@ impl Pipeline {
     /// that were.
     fn take_in(&mut self, now: Instant) -> usize {
         let (intake, session) = (&mut self.intake, &mut self.session);
-        self.sensor.drain(|mut event| {
+        let taken = self.sensor.drain(|mut event| {
             intake.complete(&mut event, session.next_sequence(), now);
             session.push(&event, now);
-        })
+        });
+        self.raise_alerts(now);
+        taken
+    }
+
+    fn raise_alerts(&mut self, now: Instant) {
+        while let Some(alert) = self.intake.next_alert(self.session.next_sequence(), now) {
+            self.session.push(&alert, now);
+        }
     }
 
     fn advance(&mut self, now: Instant) {
         if now >= self.ledger_after {
             self.ledger_after = now + LEDGER_INTERVAL;
+            self.raise_alerts(now);
             self.count();
         }
         let commands = self.session.advance(now);
@@ -153,6 +162,7 @@ impl Pipeline {
         match self.sensor.counters() {
             Ok(counters) => self.session.set_ledger(ledger(
                 &counters,
+                self.intake.raised(),
                 self.sensor.undecodable(),
                 self.session.queue().lost(),
                 self.session.next_sequence(),

@@ -142,6 +142,7 @@ pub fn kind_bit(kind: Kind) -> u32 {
         Kind::Open => 1 << 1,
         Kind::Fork => 1 << 2,
         Kind::Exit => 1 << 3,
+        Kind::Alert => 1 << 5,
     }
 }
 

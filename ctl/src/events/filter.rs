@@ -59,6 +59,7 @@ fn wire_kind(kind: KindWord) -> Kind {
         KindWord::Open => Kind::Open,
         KindWord::Fork => Kind::Fork,
         KindWord::Exit => Kind::Exit,
+        KindWord::Alert => Kind::Alert,
     }
 }
 

@@ -16,6 +16,7 @@ mod identity;
 mod load;
 mod policy;
 mod proof;
+mod receipts;
 mod rings;
 mod telemetry;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let claims = [
         events::CLAIMS,
         policy::CLAIMS,
+        receipts::CLAIMS,
         telemetry::CLAIMS,
         identity::CLAIMS,
         durability::CLAIMS,

@@ -1,10 +1,11 @@
-//! What happened: an exec, an open, a fork or an exit.
+//! What happened: an exec, an open, a fork or an exit, or what the agent found
+//! out itself.
 
 use std::borrow::Cow;
 
-use super::{Comm, Receipt};
+use super::{Alert, Comm, Receipt};
 
-/// The four things that a process can be seen doing.
+/// What a process can be seen doing, and what the agent has to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     /// A program was executed, or could not be.
@@ -15,6 +16,8 @@ pub enum Fact {
     Fork(Fork),
     /// A process ended.
     Exit(Exit),
+    /// A person must see this.
+    Alert(Alert),
 }
 
 impl Fact {
@@ -25,6 +28,7 @@ impl Fact {
             Self::Open(_) => Kind::Open,
             Self::Fork(_) => Kind::Fork,
             Self::Exit(_) => Kind::Exit,
+            Self::Alert(_) => Kind::Alert,
         }
     }
 
@@ -34,7 +38,7 @@ impl Fact {
         let (file, asked) = match self {
             Self::Exec(exec) => (&exec.file, &exec.path_as_asked),
             Self::Open(open) => (&open.file, &open.path_as_asked),
-            Self::Fork(_) | Self::Exit(_) => return None,
+            Self::Fork(_) | Self::Exit(_) | Self::Alert(_) => return None,
         };
         match file {
             Some(file) if !file.path.is_empty() => Some(&file.path),
@@ -54,11 +58,13 @@ pub enum Kind {
     Fork,
     /// [`Fact::Exit`]
     Exit,
+    /// [`Fact::Alert`]
+    Alert,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Exec, Self::Open, Self::Fork, Self::Exit];
+    pub const ALL: [Self; 5] = [Self::Exec, Self::Open, Self::Fork, Self::Exit, Self::Alert];
 
     /// Returns the lower-case name.
     pub fn as_str(self) -> &'static str {
@@ -67,6 +73,7 @@ impl Kind {
             Self::Open => "open",
             Self::Fork => "fork",
             Self::Exit => "exit",
+            Self::Alert => "alert",
         }
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! Every field is always there; what is unknown or does not apply is `null`,
 //! save that only the object of the event's own kind (`exec`, `open`, `fork`,
-//! `exit`) appears. Strings that come from the kernel are in the form of
+//! `exit`, `alert`) appears. Strings that come from the kernel are in the form of
 //! [`lossless`]: UTF-8 as it is, other bytes as `\xNN`.
 //!
 //! ```text
 //! node  epoch  sequence          where it was reported, and its place there
 //! time                           RFC 3339, UTC, nanoseconds
 //! boot_time_ns  cpu  cpu_sequence
-//! kind                           exec | open | fork | exit
+//! kind                           exec | open | fork | exit | alert
 //! generation                     policy generation that judged it
 //! process   { pid tid start_boot_ns ppid parent_start_boot_ns uid gid euid egid user
 //!             comm exe cgroup_id cgroup container_id from_proc
@@ -23,7 +23,8 @@
 //! fork      { child_pid child_tid child_start_boot_ns child_comm }
 //! exit      { code signal core_dumped duration_ns repeated_opens
 //!             receipt { generation policy rule signal_result died_by_it
-//!                       verdict_sequence } or null }
+//!                       verdict_sequence after_ns } or null }
+//! alert     { cause reason obstacle receipt }; obstacle and receipt can be null
 //! file      { path device inode unresolved task_path mode links owner_uid
 //!             owner_gid deleted } or null; device is MAJOR:MINOR, mode octal
 //! ```
@@ -36,8 +37,8 @@ use std::{borrow::Cow, fmt, io};
 use serde::{Serialize, Serializer};
 
 use super::{
-    Ancestor, Event, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt, ResolvedPath,
-    StoredEvent, TimeText, Verdict, errno, time_text::Fraction,
+    Alert, Ancestor, Cause, Event, Exec, Exit, Fact, Fork, Open, Outcome, Process, Receipt,
+    ResolvedPath, StoredEvent, TimeText, Verdict, errno, time_text::Fraction,
 };
 use crate::{
     escape::lossless,
@@ -113,6 +114,8 @@ struct EventView<'a> {
     fork: Option<ForkView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit: Option<ExitView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<AlertView<'a>>,
 }
 
 impl<'a> EventView<'a> {
@@ -133,12 +136,14 @@ impl<'a> EventView<'a> {
             open: None,
             fork: None,
             exit: None,
+            alert: None,
         };
         match &event.fact {
             Fact::Exec(exec) => view.exec = Some(exec.into()),
             Fact::Open(open) => view.open = Some(open.into()),
             Fact::Fork(fork) => view.fork = Some(fork.into()),
             Fact::Exit(exit) => view.exit = Some(exit.into()),
+            Fact::Alert(alert) => view.alert = Some(alert.into()),
         }
         view
     }
@@ -452,6 +457,7 @@ struct ReceiptView<'a> {
     signal_result: i32,
     died_by_it: bool,
     verdict_sequence: u64,
+    after_ns: u64,
 }
 
 impl<'a> From<&'a Receipt> for ReceiptView<'a> {
@@ -463,6 +469,29 @@ impl<'a> From<&'a Receipt> for ReceiptView<'a> {
             signal_result: receipt.signal_result,
             died_by_it: receipt.died_by_it,
             verdict_sequence: receipt.verdict_sequence.0,
+            after_ns: receipt.after_ns,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct AlertView<'a> {
+    cause: &'static str,
+    reason: &'a str,
+    obstacle: Option<&'static str>,
+    receipt: Option<ReceiptView<'a>>,
+}
+
+impl<'a> From<&'a Alert> for AlertView<'a> {
+    fn from(alert: &'a Alert) -> Self {
+        Self {
+            cause: alert.cause.as_str(),
+            reason: &alert.reason,
+            obstacle: match alert.cause {
+                Cause::KillSurvived { obstacle, .. } => Some(obstacle.as_str()),
+                Cause::SignalFailed(_) | Cause::KillUnproven(_) | Cause::Miscount => None,
+            },
+            receipt: alert.receipt().map(Into::into),
         }
     }
 }
@@ -534,6 +563,26 @@ mod tests {
         assert_eq!(value["exit"]["receipt"]["died_by_it"], true);
         assert_eq!(value["verdict"], serde_json::Value::Null);
         assert_eq!(value.get("open"), None);
+    }
+
+    #[test]
+    fn survivor_says_what_keeps_it_alive() {
+        let value = to_json(&sample::survivor());
+        assert_eq!(value["kind"], "alert");
+        assert_eq!(value["verdict"]["action"], "kill");
+        assert_eq!(
+            value["alert"],
+            json!({
+                "cause": "kill-survived",
+                "reason": "thread 4313 waits in percpu_rwsem_wait",
+                "obstacle": "uninterruptible",
+                "receipt": {
+                    "generation": 3, "policy": "protect-credentials", "rule": "shadow",
+                    "signal_result": 0, "died_by_it": false, "verdict_sequence": 41,
+                    "after_ns": 5_200_000_000_u64,
+                },
+            })
+        );
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl From<Event> for wire::Event {
                 Fact::Open(open) => wire::event::Fact::Open(open.into()),
                 Fact::Fork(fork) => wire::event::Fact::Fork(fork.into()),
                 Fact::Exit(exit) => wire::event::Fact::Exit(exit.into()),
+                Fact::Alert(alert) => wire::event::Fact::Alert(alert.into()),
             }),
         }
     }
@@ -70,6 +71,7 @@ impl TryFrom<wire::Event> for Event {
                 wire::event::Fact::Open(open) => Fact::Open(open.into()),
                 wire::event::Fact::Fork(fork) => Fact::Fork(fork.into()),
                 wire::event::Fact::Exit(exit) => Fact::Exit(exit.try_into()?),
+                wire::event::Fact::Alert(alert) => Fact::Alert(alert.try_into()?),
             },
         })
     }
@@ -329,6 +331,7 @@ impl From<Receipt> for wire::Receipt {
             signal_result: receipt.signal_result,
             died_by_it: receipt.died_by_it,
             verdict_sequence: receipt.verdict_sequence.0,
+            after_ns: receipt.after_ns,
         }
     }
 }
@@ -344,6 +347,7 @@ impl TryFrom<wire::Receipt> for Receipt {
             signal_result: receipt.signal_result,
             died_by_it: receipt.died_by_it,
             verdict_sequence: SequenceNumber(receipt.verdict_sequence),
+            after_ns: receipt.after_ns,
         })
     }
 }
@@ -441,7 +445,10 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message as _;
 
-    use super::{super::encode, *};
+    use super::{
+        super::{Alert, Cause, Obstacle, encode},
+        *,
+    };
 
     /// Mostly short; sometimes long enough for a length of three bytes.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -501,7 +508,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn receipt()(generation: u64, policy in name(), rule in name(), signal_result: i32, died_by_it: bool, verdict_sequence: u64) -> Receipt {
+        fn receipt()(generation: u64, policy in name(), rule in name(), signal_result: i32, died_by_it: bool, verdict_sequence: u64, after_ns: u64) -> Receipt {
             Receipt {
                 generation: Generation(generation),
                 policy: PolicyName::parse(&policy).unwrap(),
@@ -509,12 +516,25 @@ mod tests {
                 signal_result,
                 died_by_it,
                 verdict_sequence: SequenceNumber(verdict_sequence),
+                after_ns,
             }
         }
     }
 
+    fn alert() -> impl Strategy<Value = Alert> {
+        let cause = prop_oneof![
+            receipt().prop_map(Cause::SignalFailed),
+            (receipt(), prop::sample::select(&Obstacle::ALL[..]))
+                .prop_map(|(receipt, obstacle)| Cause::KillSurvived { receipt, obstacle }),
+            receipt().prop_map(Cause::KillUnproven),
+            Just(Cause::Miscount),
+        ];
+        (cause, "[a-zé ]{0,200}").prop_map(|(cause, reason)| Alert::new(cause, reason))
+    }
+
     fn fact() -> impl Strategy<Value = Fact> {
         prop_oneof![
+            alert().prop_map(Fact::Alert),
             (
                 "[a-z]{0,9}",
                 any::<i32>(),
