@@ -45,6 +45,11 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), AgentError> {
             }
         }
     }
+    if args.programs {
+        for (program, instructions) in sensor.verified_instructions() {
+            println!("program {program}  {instructions}");
+        }
+    }
     println!("{}", abilities(sensor.attachment()));
     let canary = Canary::new().map_err(AgentError::Canary)?;
     let mut failed = 0;

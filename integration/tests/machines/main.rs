@@ -19,6 +19,7 @@ mod proof;
 mod receipts;
 mod rings;
 mod telemetry;
+mod verifier;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         load::CLAIMS,
         alone::CLAIMS,
         rings::CLAIMS,
+        verifier::CLAIMS,
         proof::CLAIMS,
     ];
     let trials = claims
