@@ -63,7 +63,16 @@ pub(crate) async fn show(
     args: NodeShowArgs,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let nodes = fetch(&Connection::open(global).await?).await?.nodes;
+    let request = ListNodesRequest {
+        node: args.node.to_string(),
+    };
+    let connection = Connection::open(global).await?;
+    let nodes = connection
+        .nodes()
+        .list_nodes(request)
+        .await?
+        .into_inner()
+        .nodes;
     let Some(node) = nodes.iter().find(|node| node.name == args.node.as_str()) else {
         return Err(Failure::failed(anyhow!("no node `{}` is known", args.node))
             .hint("`shrikectl nodes` lists them"));
@@ -110,7 +119,7 @@ pub(crate) async fn forget(
 pub(crate) async fn fetch(connection: &Connection) -> Result<ListNodesResponse, Failure> {
     let mut response = connection
         .nodes()
-        .list_nodes(ListNodesRequest {})
+        .list_nodes(ListNodesRequest::default())
         .await?
         .into_inner();
     response.nodes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -235,8 +244,28 @@ fn details(node: &Node, now: Timestamp, colour: Colour) -> String {
     if !node.policy_reason.is_empty() {
         line("", &Terminal::text(&node.policy_reason));
     }
+    if let Some(enforcement) = &info.enforcement {
+        let style = colour.paint(if enforcement.denies {
+            good()
+        } else {
+            doubtful()
+        });
+        line(
+            "enforcement",
+            &format!(
+                "{style}{}{style:#}: {}",
+                Terminal::text(&enforcement.attachment),
+                Terminal::text(&enforcement.abilities)
+            ),
+        );
+    }
+    text.push_str(&self_test(&info, colour));
     text.push('\n');
     text.push_str(&hooks(&info, colour));
+    if !info.offsets.is_empty() {
+        text.push('\n');
+        text.push_str(&offsets(&info, colour));
+    }
     text.push('\n');
     text.push_str(&ledger_text(node, colour));
     text
@@ -262,6 +291,56 @@ fn hooks(info: &NodeInfo, colour: Colour) -> String {
         })
         .collect();
     table(&["HOOK", "ATTACHED AS", "PROBLEM"], &rows, colour)
+}
+
+/// One line for each trial of the self-test, loud where one failed.
+fn self_test(info: &NodeInfo, colour: Colour) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, style: Style, result: &str| {
+        let (bold, style) = (colour.paint(Style::new().bold()), colour.paint(style));
+        let name = Terminal::text(name);
+        writeln!(
+            text,
+            "{bold}{:<14}{bold:#}{name}{style}{}{style:#}",
+            "self-test",
+            Terminal::text(result)
+        )
+        .expect("strings take everything");
+    };
+    match &info.self_test {
+        None => line("", doubtful(), "this agent does not tell"),
+        Some(test) if !test.skipped.is_empty() => {
+            line("", bad(), &format!("NOT MADE: {}", test.skipped));
+        }
+        Some(test) => {
+            for trial in &test.trials {
+                let name = format!("{:<32}", trial.name);
+                match &*trial.problem {
+                    "" => line(&name, good(), "ok"),
+                    problem => line(&name, bad(), &format!("FAILED: {problem}")),
+                }
+            }
+        }
+    }
+    text
+}
+
+/// Where the kernel keeps the fields that the programs read.
+fn offsets(info: &NodeInfo, colour: Colour) -> String {
+    let rows: Vec<Vec<Cell>> = info
+        .offsets
+        .iter()
+        .map(|field| {
+            vec![
+                (&field.field).into(),
+                match field.offset {
+                    Some(offset) => u64::from(offset).into(),
+                    None => Cell::styled("not in this kernel", doubtful()),
+                },
+            ]
+        })
+        .collect();
+    table(&["FIELD", "OFFSET"], &rows, colour)
 }
 
 fn ledger_text(node: &Node, colour: Colour) -> String {
@@ -373,6 +452,19 @@ fn node_json(node: &Node) -> Value {
         "labels": info.labels,
         "boot_id": node.boot_id,
         "hooks": info.hooks.iter().map(hook_json).collect::<Vec<_>>(),
+        "enforcement": info.enforcement.as_ref().map(|it| json!({
+            "attachment": it.attachment,
+            "denies": it.denies,
+            "abilities": it.abilities,
+        })),
+        "self_test": info.self_test.as_ref().map(|test| json!({
+            "skipped": reason_json(&test.skipped),
+            "trials": test.trials.iter().map(|trial| json!({
+                "name": trial.name,
+                "problem": reason_json(&trial.problem),
+            })).collect::<Vec<_>>(),
+        })),
+        "offsets": info.offsets.iter().map(|it| (it.field.clone(), it.offset.into())).collect::<serde_json::Map<_, _>>(),
         "desired_generation": node.desired_generation,
         "applied_generation": node.applied_generation,
         "policy_state": policy_state_name(node.policy_state),
@@ -412,7 +504,10 @@ pub(crate) fn reason_json(text: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use shrike_proto::wire::event::{LossCount, LossReason as WireReason};
+    use shrike_proto::wire::{
+        event::{LossCount, LossReason as WireReason},
+        ingest::{Enforcement, FieldOffset, SelfTest, Trial},
+    };
 
     use super::*;
 
@@ -434,6 +529,22 @@ mod tests {
                         ..Hook::default()
                     },
                 ],
+                enforcement: Some(Enforcement {
+                    attachment: "fentry".to_owned(),
+                    denies: false,
+                    abilities: "enforces kill, not deny".to_owned(),
+                }),
+                self_test: Some(SelfTest {
+                    skipped: String::new(),
+                    trials: vec![Trial {
+                        name: "open, killed".to_owned(),
+                        problem: "the process lives".to_owned(),
+                    }],
+                }),
+                offsets: vec![FieldOffset {
+                    field: "task_struct.pid".to_owned(),
+                    offset: Some(2464),
+                }],
                 ..NodeInfo::default()
             }),
             events_connected: true,
@@ -463,6 +574,9 @@ mod tests {
             "generation 2 applied, 3 desired: rejected",
             "too many paths",
             "openat2  MISSING      no such symbol",
+            "fentry: enforces kill, not deny",
+            "FAILED: the process lives",
+            "task_struct.pid  2464",
             "lost: kernel-ring-full             5",
             "in flight                          4",
             r"6.1.0\x1b[31m",

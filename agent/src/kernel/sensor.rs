@@ -273,6 +273,17 @@ impl Sensor {
         Ok(applied)
     }
 
+    /// Puts nothing in force, as before the first generation. Blocks for some
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// [`ApplyError`] when the kernel refuses a map.
+    pub fn withdraw(&mut self) -> Result<(), ApplyError> {
+        self.policy.withdraw()?;
+        self.applied = None;
+        Ok(())
+    }
+
     /// Returns the generation in force.
     pub fn applied(&self) -> Option<AppliedPolicy> {
         self.applied

@@ -24,7 +24,16 @@ pub struct Intake {
     /// Alerts that are due: at most one for each event since they were taken
     /// last.
     alarms: VecDeque<Alarm>,
-    raised: u64,
+    counts: Counts,
+}
+
+/// What became of events between the ring and the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Alerts: events that no hook has seen.
+    pub raised: u64,
+    /// Left out on purpose: the self-test's own.
+    pub left_out: u64,
 }
 
 impl Intake {
@@ -41,7 +50,7 @@ impl Intake {
             enricher,
             receipts: Receipts::new(kill_patience),
             alarms: VecDeque::new(),
-            raised: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -69,7 +78,7 @@ impl Intake {
             verdict,
             alert,
         } = self.alarms.pop_front()?;
-        self.raised += 1;
+        self.counts.raised += 1;
         tracing::warn!(
             cause = alert.cause.as_str(),
             pid = process.tgid,
@@ -91,8 +100,13 @@ impl Intake {
         })
     }
 
-    /// Returns how many alerts were raised: events that no hook has seen.
-    pub fn raised(&self) -> u64 {
-        self.raised
+    /// Counts events that came out of the ring and go no further.
+    pub fn leave_out(&mut self, count: u64) {
+        self.counts.left_out += count;
+    }
+
+    /// Returns what became of events here.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 }

@@ -7,16 +7,17 @@ use shrike_proto::{
     ledger::{Ledger, LossReason},
 };
 
+use super::Counts;
 use crate::kernel::KernelCounters;
 
 /// Puts the ledger together: what the hooks counted, the alerts that the agent
-/// itself `raised`, what could not be decoded, what the queue gave up, and how many events were sequenced.
+/// itself raised and what it left out, what could not be decoded, what the queue gave up, and how many events were sequenced.
 ///
 /// No event may be taken out of the ring between reading `next_sequence` and
 /// `counters`, or the ledger claims more events than the hooks had seen.
 pub(crate) fn ledger(
     counters: &KernelCounters,
-    raised: u64,
+    intake: Counts,
     undecodable: u64,
     queue_lost: BTreeMap<LossReason, u64>,
     next_sequence: SequenceNumber,
@@ -28,8 +29,8 @@ pub(crate) fn ledger(
     }
     lost.extend(queue_lost);
     Ledger {
-        seen: total.seen + raised,
-        filtered: total.filtered,
+        seen: total.seen + intake.raised,
+        filtered: total.filtered + intake.left_out,
         lost,
         sequenced: next_sequence.0 - 1,
     }
@@ -57,10 +58,13 @@ mod tests {
         };
         let ledger = ledger(
             &counters,
-            2,
+            Counts {
+                raised: 2,
+                left_out: 4,
+            },
             1,
             BTreeMap::from([(LossReason::AgentQueueFull, 20)]),
-            SequenceNumber(92),
+            SequenceNumber(88),
         );
         assert_eq!(ledger.unaccounted(), 0);
         assert_eq!(ledger.lost_total(), 7 + 2 + 1 + 20);

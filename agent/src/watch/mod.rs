@@ -136,7 +136,7 @@ impl Watch {
         Ok(Summary {
             ledger: ledger(
                 &counters,
-                self.intake.raised(),
+                self.intake.counts(),
                 self.sensor.undecodable(),
                 Default::default(),
                 SequenceNumber(self.sequence.0 + 1),
