@@ -365,6 +365,10 @@ fn ledger_text(node: &Node, colour: Colour) -> String {
         right(&in_flight(node, &ledger)).into(),
     ]);
     let mut text = table(&["LEDGER", "      EVENTS"], &rows, colour);
+    if !ledger.hooks.is_empty() {
+        text.push('\n');
+        text.push_str(&counts_by_hook(&ledger, colour));
+    }
     writeln!(
         text,
         "epoch {}, durable up to event {}",
@@ -383,6 +387,41 @@ fn ledger_text(node: &Node, colour: Colour) -> String {
         .expect("strings take everything");
     }
     text
+}
+
+/// What each hook counted, by reason.
+fn counts_by_hook(ledger: &Ledger, colour: Colour) -> String {
+    let rows: Vec<Vec<Cell>> = ledger
+        .hooks
+        .iter()
+        .map(|(hook, counts)| {
+            let lost =
+                |count: u64| Cell::styled(count, if count == 0 { Style::new() } else { bad() });
+            vec![
+                hook.into(),
+                counts.seen.into(),
+                counts.submitted.into(),
+                counts.filtered_own.into(),
+                counts.filtered_repeated.into(),
+                lost(counts.lost_ring_full),
+                lost(counts.lost_pending_full),
+                lost(counts.lost_oversize),
+                lost(counts.missed),
+            ]
+        })
+        .collect();
+    let heading = [
+        "COUNTED BY",
+        "SEEN",
+        "SUBMITTED",
+        "OWN",
+        "REPEATED",
+        "RING FULL",
+        "PENDING FULL",
+        "OVERSIZE",
+        "MISSED",
+    ];
+    table(&heading, &rows, colour)
 }
 
 fn last_sequence(range: &LostRange) -> u64 {
@@ -479,6 +518,16 @@ fn node_json(node: &Node) -> Value {
             "lost": lost,
             "lost_total": ledger.lost_total(),
             "in_flight": i64::try_from(in_flight(node, &ledger)).ok(),
+            "hooks": ledger.hooks.iter().map(|(hook, counts)| (hook.clone(), json!({
+                "seen": counts.seen,
+                "submitted": counts.submitted,
+                "filtered_own": counts.filtered_own,
+                "filtered_repeated": counts.filtered_repeated,
+                "lost_ring_full": counts.lost_ring_full,
+                "lost_pending_full": counts.lost_pending_full,
+                "lost_oversize": counts.lost_oversize,
+                "missed": counts.missed,
+            }))).collect::<serde_json::Map<_, _>>(),
         },
         "lost": ranges,
     })
@@ -505,7 +554,7 @@ pub(crate) fn reason_json(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use shrike_proto::wire::{
-        event::{LossCount, LossReason as WireReason},
+        event::{HookCounts, LossCount, LossReason as WireReason},
         ingest::{Enforcement, FieldOffset, SelfTest, Trial},
     };
 
@@ -562,6 +611,14 @@ mod tests {
                     count: 5,
                 }],
                 sequenced: 94,
+                hooks: vec![HookCounts {
+                    hook: "file-open".to_owned(),
+                    seen: 100,
+                    submitted: 94,
+                    filtered_repeated: 1,
+                    lost_ring_full: 5,
+                    ..HookCounts::default()
+                }],
             }),
             ..Node::default()
         }
@@ -579,6 +636,7 @@ mod tests {
             "task_struct.pid  2464",
             "lost: kernel-ring-full             5",
             "in flight                          4",
+            "file-open   100   94         0    1         5          0             0         0",
             r"6.1.0\x1b[31m",
         ] {
             assert!(text.contains(expect), "{expect}\n{text}");

@@ -6,13 +6,14 @@ use std::{
 };
 
 use shrike_proto::{
-    event::{Event, Fact},
-    id::SequenceNumber,
+    event::{Alert, Cause, Event, Fact, Process},
+    id::{Generation, SequenceNumber},
 };
 
 use crate::{
     clock,
     enrich::Enricher,
+    kernel::Miscount,
     receipts::{Alarm, Fate, Receipts},
 };
 
@@ -61,6 +62,21 @@ impl Intake {
         self.alarms.extend(self.receipts.observe(event, now));
     }
 
+    /// Raises an alert: the ledger cannot be trusted.
+    pub fn raise_miscount(&mut self, miscount: &Miscount) {
+        let process = Process {
+            tgid: std::process::id(),
+            comm: b"shrike-agent".as_slice().into(),
+            ..Process::default()
+        };
+        self.alarms.push_back(Alarm {
+            process,
+            generation: Generation::NONE,
+            verdict: None,
+            alert: Alert::new(Cause::Miscount, miscount.to_string()),
+        });
+    }
+
     /// Returns the next alert that is due, as an event; `None` when there is
     /// none. It is to be called again until then.
     pub fn next_alert(&mut self, sequence: SequenceNumber, now: Instant) -> Option<Event> {
@@ -82,9 +98,9 @@ impl Intake {
         tracing::warn!(
             cause = alert.cause.as_str(),
             pid = process.tgid,
-            policy = %verdict.policy,
-            rule = %verdict.rule,
-            "a kill did not take effect: {}",
+            policy = verdict.as_ref().map(|verdict| verdict.policy.as_str()),
+            rule = verdict.as_ref().map(|verdict| verdict.rule.as_str()),
+            "ALERT: {}",
             alert.reason
         );
         Some(Event {
@@ -95,7 +111,7 @@ impl Intake {
             cpu_sequence: 0,
             generation,
             process,
-            verdict: Some(verdict),
+            verdict,
             fact: Fact::Alert(alert),
         })
     }

@@ -30,9 +30,14 @@ pub(crate) fn ledger(
     lost.extend(queue_lost);
     Ledger {
         seen: total.seen + intake.raised,
-        filtered: total.filtered + intake.left_out,
+        filtered: total.filtered() + intake.left_out,
         lost,
         sequenced: next_sequence.0 - 1,
+        hooks: counters
+            .hooks
+            .iter()
+            .map(|(name, counts)| ((*name).to_owned(), counts.into()))
+            .collect(),
     }
 }
 
@@ -49,7 +54,9 @@ mod tests {
                 HookCounters {
                     seen: 100,
                     submitted: 90,
-                    filtered: 3,
+                    filtered_own: 1,
+                    filtered_repeated: 2,
+                    lost_oversize: 0,
                     lost_ring_full: 7,
                     lost_pending_full: 0,
                     missed: 2,
@@ -68,5 +75,6 @@ mod tests {
         );
         assert_eq!(ledger.unaccounted(), 0);
         assert_eq!(ledger.lost_total(), 7 + 2 + 1 + 20);
+        assert_eq!(ledger.hooks["file-open"].filtered_repeated, 2);
     }
 }

@@ -160,11 +160,27 @@ impl Pipeline {
     fn advance(&mut self, now: Instant) {
         if now >= self.ledger_after {
             self.ledger_after = now + LEDGER_INTERVAL;
+            self.audit(now);
             self.raise_alerts(now);
             self.count();
         }
         let commands = self.session.advance(now);
         self.execute(commands, now);
+    }
+
+    /// Compares what the hooks counted with what came out of the ring.
+    fn audit(&mut self, now: Instant) {
+        let Ok(before) = self.sensor.counters() else {
+            // Counting says so.
+            return;
+        };
+        self.take_in(now);
+        let Ok(after) = self.sensor.counters() else {
+            return;
+        };
+        if let Some(miscount) = self.sensor.check(&before, &after) {
+            self.intake.raise_miscount(&miscount);
+        }
     }
 
     fn count(&mut self) {

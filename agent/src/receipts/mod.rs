@@ -95,7 +95,7 @@ pub struct Alarm {
     /// The generation that judged.
     pub generation: Generation,
     /// The verdict that it is about.
-    pub verdict: Verdict,
+    pub verdict: Option<Verdict>,
     /// What it says.
     pub alert: Alert,
 }
@@ -271,7 +271,7 @@ impl Pending {
         Alarm {
             process: self.process.clone(),
             generation: self.receipt.generation,
-            verdict: self.verdict.clone(),
+            verdict: Some(self.verdict.clone()),
             alert: Alert::new(cause, reason),
         }
     }

@@ -136,7 +136,7 @@ fn survivor_is_told_once_and_its_late_death_has_a_receipt() {
     };
     assert_eq!(*obstacle, Obstacle::Uninterruptible);
     assert_eq!(receipt.after_ns, 5_000);
-    assert_eq!(alarm.verdict.rule.as_str(), "r");
+    assert_eq!(alarm.verdict.unwrap().rule.as_str(), "r");
     assert_eq!(receipts.overdue(late + 100 * PATIENCE_DEFAULT), None);
 
     let mut exited = exit(9, 7, 9);

@@ -130,6 +130,7 @@ async fn nodes_show_what_was_stored_and_lost() {
             },
         ],
         sequenced: 50,
+        ..Ledger::default()
     });
     session.send_batch(batch).await;
     assert_eq!(session.ack().await, 50);

@@ -194,6 +194,7 @@ fn shared_types_have_one_layout() {
             filtered,
             repeated,
             lost_ring_full,
+            lost_oversize,
             lost_pending_full,
             missed,
         }),
