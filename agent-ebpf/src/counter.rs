@@ -62,6 +62,8 @@ pub struct Counters {
     pub repeated: u64,
     /// The ring had no room.
     pub lost_ring_full: u64,
+    /// The record is longer than the longest one.
+    pub lost_oversize: u64,
     /// The map of operations under way had no room.
     pub lost_pending_full: u64,
     /// Every scratch buffer of the CPU was in use: the hook did not run. Not
@@ -69,4 +71,4 @@ pub struct Counters {
     pub missed: u64,
 }
 
-const _: () = assert!(size_of::<Counters>() == 56);
+const _: () = assert!(size_of::<Counters>() == 64);

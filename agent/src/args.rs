@@ -72,6 +72,9 @@ pub struct DoctorArgs {
     /// Print where this kernel keeps each field that is read
     #[arg(long)]
     pub offsets: bool,
+    /// Print how many instructions of each program the verifier looked at
+    #[arg(long)]
+    pub programs: bool,
 }
 
 /// What to show, and how.

@@ -47,6 +47,11 @@ impl WallClock {
     }
 }
 
+/// Returns the boot clock.
+pub fn boot_time_ns() -> u64 {
+    u64::try_from(nanoseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0)
+}
+
 fn nanoseconds(time: Timespec) -> i64 {
     time.tv_sec
         .saturating_mul(1_000_000_000)

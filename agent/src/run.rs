@@ -16,9 +16,10 @@ use tokio::{
 use crate::{
     config::AgentConfig,
     control::{Control, ControlOptions},
+    doctor::{self, Report},
     error::AgentError,
     hooks,
-    kernel::{Sensor, SensorOptions},
+    kernel::{Attachment, Sensor, SensorOptions},
     node::NodeFacts,
     pipeline::{APPLY_REQUESTS_MAX, Intake, Pipeline, PipelineOptions},
     session::SessionOptions,
@@ -40,7 +41,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     })?;
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let facts = NodeFacts::read().map_err(AgentError::Facts)?;
-    let sensor = load(&SensorOptions {
+    let mut sensor = load(&SensorOptions {
         ring_bytes: config.ring_bytes,
         priority_ring_bytes: config.priority_ring_bytes,
         opens: config.opens,
@@ -52,9 +53,17 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     for line in hooks::lines(sensor.hooks()) {
         tracing::info!("{line}");
     }
+    tracing::info!("{}", doctor::abilities(sensor.attachment()));
+    let (report, bystanders) = doctor::self_test(&mut sensor).await?;
+    for line in report.lines() {
+        match &report {
+            Report::Made(_) if report.failed() == 0 => tracing::info!("{line}"),
+            Report::Made(_) | Report::Skipped(_) => tracing::error!("{line}"),
+        }
+    }
     let now = Instant::now();
     let epoch = random_epoch()?;
-    let info = node_info(&config, &facts, &sensor);
+    let info = node_info(&config, &facts, &sensor, &report);
     let (request, requests) = mpsc::channel(APPLY_REQUESTS_MAX);
     let (applied, in_force) = watch::channel(None);
     let control = Control::new(
@@ -72,7 +81,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let pipeline = Pipeline::new(
         PipelineOptions {
             sensor,
-            intake: Intake::from_running_system(now),
+            intake: Intake::from_running_system(now, config.guard.kill_patience),
+            bystanders,
             session: SessionOptions {
                 node: config.node.to_string(),
                 boot_id: facts.boot_id,
@@ -133,12 +143,27 @@ pub(crate) fn random_epoch() -> Result<Epoch, AgentError> {
     Ok(Epoch(epoch))
 }
 
-fn node_info(config: &AgentConfig, facts: &NodeFacts, sensor: &Sensor) -> ingest::NodeInfo {
+fn node_info(
+    config: &AgentConfig,
+    facts: &NodeFacts,
+    sensor: &Sensor,
+    report: &Report,
+) -> ingest::NodeInfo {
     ingest::NodeInfo {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_release: facts.kernel_release.clone(),
         hostname: facts.hostname.clone(),
         labels: config.labels.clone(),
         hooks: hooks::to_wire(sensor.hooks()),
+        enforcement: Some(ingest::Enforcement {
+            attachment: sensor.attachment().as_str().to_owned(),
+            denies: sensor.attachment() == Attachment::Lsm,
+            abilities: doctor::abilities(sensor.attachment()).to_owned(),
+        }),
+        self_test: Some(report.into()),
+        offsets: sensor
+            .offsets()
+            .map(|(field, offset)| ingest::FieldOffset { field, offset })
+            .collect(),
     }
 }

@@ -252,6 +252,8 @@ pub enum KindWord {
     Fork,
     /// A process ended.
     Exit,
+    /// A person must see this: for example a kill that was survived.
+    Alert,
 }
 
 /// Which verdicts to show.

@@ -63,7 +63,16 @@ pub(crate) async fn show(
     args: NodeShowArgs,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let nodes = fetch(&Connection::open(global).await?).await?.nodes;
+    let request = ListNodesRequest {
+        node: args.node.to_string(),
+    };
+    let connection = Connection::open(global).await?;
+    let nodes = connection
+        .nodes()
+        .list_nodes(request)
+        .await?
+        .into_inner()
+        .nodes;
     let Some(node) = nodes.iter().find(|node| node.name == args.node.as_str()) else {
         return Err(Failure::failed(anyhow!("no node `{}` is known", args.node))
             .hint("`shrikectl nodes` lists them"));
@@ -110,7 +119,7 @@ pub(crate) async fn forget(
 pub(crate) async fn fetch(connection: &Connection) -> Result<ListNodesResponse, Failure> {
     let mut response = connection
         .nodes()
-        .list_nodes(ListNodesRequest {})
+        .list_nodes(ListNodesRequest::default())
         .await?
         .into_inner();
     response.nodes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -235,8 +244,28 @@ fn details(node: &Node, now: Timestamp, colour: Colour) -> String {
     if !node.policy_reason.is_empty() {
         line("", &Terminal::text(&node.policy_reason));
     }
+    if let Some(enforcement) = &info.enforcement {
+        let style = colour.paint(if enforcement.denies {
+            good()
+        } else {
+            doubtful()
+        });
+        line(
+            "enforcement",
+            &format!(
+                "{style}{}{style:#}: {}",
+                Terminal::text(&enforcement.attachment),
+                Terminal::text(&enforcement.abilities)
+            ),
+        );
+    }
+    text.push_str(&self_test(&info, colour));
     text.push('\n');
     text.push_str(&hooks(&info, colour));
+    if !info.offsets.is_empty() {
+        text.push('\n');
+        text.push_str(&offsets(&info, colour));
+    }
     text.push('\n');
     text.push_str(&ledger_text(node, colour));
     text
@@ -264,6 +293,56 @@ fn hooks(info: &NodeInfo, colour: Colour) -> String {
     table(&["HOOK", "ATTACHED AS", "PROBLEM"], &rows, colour)
 }
 
+/// One line for each trial of the self-test, loud where one failed.
+fn self_test(info: &NodeInfo, colour: Colour) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, style: Style, result: &str| {
+        let (bold, style) = (colour.paint(Style::new().bold()), colour.paint(style));
+        let name = Terminal::text(name);
+        writeln!(
+            text,
+            "{bold}{:<14}{bold:#}{name}{style}{}{style:#}",
+            "self-test",
+            Terminal::text(result)
+        )
+        .expect("strings take everything");
+    };
+    match &info.self_test {
+        None => line("", doubtful(), "this agent does not tell"),
+        Some(test) if !test.skipped.is_empty() => {
+            line("", bad(), &format!("NOT MADE: {}", test.skipped));
+        }
+        Some(test) => {
+            for trial in &test.trials {
+                let name = format!("{:<32}", trial.name);
+                match &*trial.problem {
+                    "" => line(&name, good(), "ok"),
+                    problem => line(&name, bad(), &format!("FAILED: {problem}")),
+                }
+            }
+        }
+    }
+    text
+}
+
+/// Where the kernel keeps the fields that the programs read.
+fn offsets(info: &NodeInfo, colour: Colour) -> String {
+    let rows: Vec<Vec<Cell>> = info
+        .offsets
+        .iter()
+        .map(|field| {
+            vec![
+                (&field.field).into(),
+                match field.offset {
+                    Some(offset) => u64::from(offset).into(),
+                    None => Cell::styled("not in this kernel", doubtful()),
+                },
+            ]
+        })
+        .collect();
+    table(&["FIELD", "OFFSET"], &rows, colour)
+}
+
 fn ledger_text(node: &Node, colour: Colour) -> String {
     let ledger = ledger(node);
     let right = |count: &dyn std::fmt::Display| format!("{count:>12}");
@@ -286,6 +365,10 @@ fn ledger_text(node: &Node, colour: Colour) -> String {
         right(&in_flight(node, &ledger)).into(),
     ]);
     let mut text = table(&["LEDGER", "      EVENTS"], &rows, colour);
+    if !ledger.hooks.is_empty() {
+        text.push('\n');
+        text.push_str(&counts_by_hook(&ledger, colour));
+    }
     writeln!(
         text,
         "epoch {}, durable up to event {}",
@@ -304,6 +387,41 @@ fn ledger_text(node: &Node, colour: Colour) -> String {
         .expect("strings take everything");
     }
     text
+}
+
+/// What each hook counted, by reason.
+fn counts_by_hook(ledger: &Ledger, colour: Colour) -> String {
+    let rows: Vec<Vec<Cell>> = ledger
+        .hooks
+        .iter()
+        .map(|(hook, counts)| {
+            let lost =
+                |count: u64| Cell::styled(count, if count == 0 { Style::new() } else { bad() });
+            vec![
+                hook.into(),
+                counts.seen.into(),
+                counts.submitted.into(),
+                counts.filtered_own.into(),
+                counts.filtered_repeated.into(),
+                lost(counts.lost_ring_full),
+                lost(counts.lost_pending_full),
+                lost(counts.lost_oversize),
+                lost(counts.missed),
+            ]
+        })
+        .collect();
+    let heading = [
+        "COUNTED BY",
+        "SEEN",
+        "SUBMITTED",
+        "OWN",
+        "REPEATED",
+        "RING FULL",
+        "PENDING FULL",
+        "OVERSIZE",
+        "MISSED",
+    ];
+    table(&heading, &rows, colour)
 }
 
 fn last_sequence(range: &LostRange) -> u64 {
@@ -373,6 +491,19 @@ fn node_json(node: &Node) -> Value {
         "labels": info.labels,
         "boot_id": node.boot_id,
         "hooks": info.hooks.iter().map(hook_json).collect::<Vec<_>>(),
+        "enforcement": info.enforcement.as_ref().map(|it| json!({
+            "attachment": it.attachment,
+            "denies": it.denies,
+            "abilities": it.abilities,
+        })),
+        "self_test": info.self_test.as_ref().map(|test| json!({
+            "skipped": reason_json(&test.skipped),
+            "trials": test.trials.iter().map(|trial| json!({
+                "name": trial.name,
+                "problem": reason_json(&trial.problem),
+            })).collect::<Vec<_>>(),
+        })),
+        "offsets": info.offsets.iter().map(|it| (it.field.clone(), it.offset.into())).collect::<serde_json::Map<_, _>>(),
         "desired_generation": node.desired_generation,
         "applied_generation": node.applied_generation,
         "policy_state": policy_state_name(node.policy_state),
@@ -387,6 +518,16 @@ fn node_json(node: &Node) -> Value {
             "lost": lost,
             "lost_total": ledger.lost_total(),
             "in_flight": i64::try_from(in_flight(node, &ledger)).ok(),
+            "hooks": ledger.hooks.iter().map(|(hook, counts)| (hook.clone(), json!({
+                "seen": counts.seen,
+                "submitted": counts.submitted,
+                "filtered_own": counts.filtered_own,
+                "filtered_repeated": counts.filtered_repeated,
+                "lost_ring_full": counts.lost_ring_full,
+                "lost_pending_full": counts.lost_pending_full,
+                "lost_oversize": counts.lost_oversize,
+                "missed": counts.missed,
+            }))).collect::<serde_json::Map<_, _>>(),
         },
         "lost": ranges,
     })
@@ -412,7 +553,10 @@ pub(crate) fn reason_json(text: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use shrike_proto::wire::event::{LossCount, LossReason as WireReason};
+    use shrike_proto::wire::{
+        event::{HookCounts, LossCount, LossReason as WireReason},
+        ingest::{Enforcement, FieldOffset, SelfTest, Trial},
+    };
 
     use super::*;
 
@@ -434,6 +578,22 @@ mod tests {
                         ..Hook::default()
                     },
                 ],
+                enforcement: Some(Enforcement {
+                    attachment: "fentry".to_owned(),
+                    denies: false,
+                    abilities: "enforces kill, not deny".to_owned(),
+                }),
+                self_test: Some(SelfTest {
+                    skipped: String::new(),
+                    trials: vec![Trial {
+                        name: "open, killed".to_owned(),
+                        problem: "the process lives".to_owned(),
+                    }],
+                }),
+                offsets: vec![FieldOffset {
+                    field: "task_struct.pid".to_owned(),
+                    offset: Some(2464),
+                }],
                 ..NodeInfo::default()
             }),
             events_connected: true,
@@ -451,6 +611,14 @@ mod tests {
                     count: 5,
                 }],
                 sequenced: 94,
+                hooks: vec![HookCounts {
+                    hook: "file-open".to_owned(),
+                    seen: 100,
+                    submitted: 94,
+                    filtered_repeated: 1,
+                    lost_ring_full: 5,
+                    ..HookCounts::default()
+                }],
             }),
             ..Node::default()
         }
@@ -463,8 +631,12 @@ mod tests {
             "generation 2 applied, 3 desired: rejected",
             "too many paths",
             "openat2  MISSING      no such symbol",
+            "fentry: enforces kill, not deny",
+            "FAILED: the process lives",
+            "task_struct.pid  2464",
             "lost: kernel-ring-full             5",
             "in flight                          4",
+            "file-open   100   94         0    1         5          0             0         0",
             r"6.1.0\x1b[31m",
         ] {
             assert!(text.contains(expect), "{expect}\n{text}");

@@ -16,4 +16,5 @@ pub mod outside;
 pub mod progress;
 pub mod proof;
 pub mod setup;
+pub mod verifier;
 pub mod vm;

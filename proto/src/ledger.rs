@@ -107,6 +107,36 @@ pub struct Ledger {
     pub lost: BTreeMap<LossReason, u64>,
     /// Events that got a sequence number.
     pub sequenced: u64,
+    /// What of it each hook counted, by its name.
+    pub hooks: BTreeMap<String, HookCounts>,
+}
+
+/// Hooks that a ledger tells of: an agent has nine.
+pub const HOOKS_MAX: usize = 64;
+
+/// Longest name of a hook.
+pub const HOOK_NAME_BYTES_MAX: usize = 64;
+
+/// What one hook counted, over all CPUs: `seen = submitted + filtered + lost`,
+/// and what it missed on top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HookCounts {
+    /// Records that it set out to write.
+    pub seen: u64,
+    /// Records that the ring took.
+    pub submitted: u64,
+    /// Left out: the agent's own.
+    pub filtered_own: u64,
+    /// Left out: repeats of what went out before.
+    pub filtered_repeated: u64,
+    /// The ring had no room.
+    pub lost_ring_full: u64,
+    /// The map of operations under way had no room.
+    pub lost_pending_full: u64,
+    /// The record is longer than the longest one.
+    pub lost_oversize: u64,
+    /// It did not run.
+    pub missed: u64,
 }
 
 impl Ledger {
@@ -158,12 +188,28 @@ impl From<Ledger> for wire::Ledger {
                 })
                 .collect(),
             sequenced: ledger.sequenced,
+            hooks: ledger
+                .hooks
+                .into_iter()
+                .map(|(hook, counts)| wire::HookCounts {
+                    hook,
+                    seen: counts.seen,
+                    submitted: counts.submitted,
+                    filtered_own: counts.filtered_own,
+                    filtered_repeated: counts.filtered_repeated,
+                    lost_ring_full: counts.lost_ring_full,
+                    lost_pending_full: counts.lost_pending_full,
+                    lost_oversize: counts.lost_oversize,
+                    missed: counts.missed,
+                })
+                .collect(),
         }
     }
 }
 
 impl From<wire::Ledger> for Ledger {
-    /// Counts under a reason that this version does not know are left out.
+    /// Counts under a reason that this version does not know are left out, as
+    /// are hooks beyond [`HOOKS_MAX`] and those with an endless name.
     fn from(ledger: wire::Ledger) -> Self {
         Self {
             seen: ledger.seen,
@@ -174,6 +220,25 @@ impl From<wire::Ledger> for Ledger {
                 .filter_map(|loss| Some((LossReason::from_wire(loss.reason)?, loss.count)))
                 .collect(),
             sequenced: ledger.sequenced,
+            hooks: ledger
+                .hooks
+                .into_iter()
+                .filter(|counts| counts.hook.len() <= HOOK_NAME_BYTES_MAX)
+                .take(HOOKS_MAX)
+                .map(|counts| {
+                    let of_hook = HookCounts {
+                        seen: counts.seen,
+                        submitted: counts.submitted,
+                        filtered_own: counts.filtered_own,
+                        filtered_repeated: counts.filtered_repeated,
+                        lost_ring_full: counts.lost_ring_full,
+                        lost_pending_full: counts.lost_pending_full,
+                        lost_oversize: counts.lost_oversize,
+                        missed: counts.missed,
+                    };
+                    (counts.hook, of_hook)
+                })
+                .collect(),
         }
     }
 }
@@ -189,8 +254,37 @@ mod tests {
             filtered: 1,
             lost: LossReason::ALL.into_iter().zip(1..).collect(),
             sequenced: 60,
+            hooks: BTreeMap::from([(
+                "file-open".to_owned(),
+                HookCounts {
+                    seen: 36,
+                    submitted: 1,
+                    filtered_own: 2,
+                    filtered_repeated: 3,
+                    lost_ring_full: 4,
+                    lost_pending_full: 5,
+                    lost_oversize: 6,
+                    missed: 7,
+                },
+            )]),
         };
         assert_eq!(Ledger::from(wire::Ledger::from(ledger.clone())), ledger);
+    }
+
+    #[test]
+    fn hooks_of_a_peer_are_bounded() {
+        let hook = |hook: String| wire::HookCounts {
+            hook,
+            ..wire::HookCounts::default()
+        };
+        let ledger = wire::Ledger {
+            hooks: (0..1000)
+                .map(|number| hook(number.to_string()))
+                .chain([hook("x".repeat(HOOK_NAME_BYTES_MAX + 1))])
+                .collect(),
+            ..wire::Ledger::default()
+        };
+        assert_eq!(Ledger::from(ledger).hooks.len(), HOOKS_MAX);
     }
 
     #[test]
@@ -204,6 +298,7 @@ mod tests {
                 (LossReason::KernelProbeMissed, 9),
             ]),
             sequenced: 7,
+            ..Ledger::default()
         };
         assert_eq!(ledger.unaccounted(), 0);
     }

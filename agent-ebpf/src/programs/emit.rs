@@ -394,6 +394,10 @@ pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
     // SAFETY: taken by the program that calls this.
     let length = hide(unsafe { (*scratch).length });
     if length > RECORD_CAPACITY as u64 || length < size_of::<Header>() as u64 {
+        if let Some(counters) = COUNTERS.get_ptr_mut(hook) {
+            // SAFETY: a live map value.
+            unsafe { atomic_add(&raw mut (*counters).lost_oversize, 1) };
+        }
         return 0;
     }
     // SAFETY: as above.

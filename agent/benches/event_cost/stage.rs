@@ -13,6 +13,7 @@ use shrike_agent::{
     kernel::decode,
     pipeline::Intake,
     queue::Queue,
+    receipts::PATIENCE_DEFAULT,
     watch::{Form, Page, Writer},
 };
 use shrike_proto::{
@@ -104,7 +105,7 @@ impl Line {
         };
         Ok(Self {
             stage,
-            intake: Intake::new(enricher),
+            intake: Intake::new(enricher, PATIENCE_DEFAULT),
             queue: Queue::new(EPOCH, QueueLimits::default(), BatchLimits::default()),
             writer: Writer::new(form, NodeId::parse("bench-1")?, EPOCH),
             page: Page::default(),

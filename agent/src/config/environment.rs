@@ -82,6 +82,10 @@ const SETTINGS: &[Setting] = &[
         file.guard.never_kill = Some(list(value).map(str::to_owned).collect());
         Ok(())
     }),
+    ("SHRIKE_AGENT_GUARD_KILL_PATIENCE_MS", |file, value| {
+        file.guard.kill_patience_ms = Some(number(value)?);
+        Ok(())
+    }),
     ("SHRIKE_AGENT_QUEUE_EVENTS_MAX", |file, value| {
         file.queue.events_max = Some(number(value)?);
         Ok(())

@@ -28,9 +28,12 @@ use shrike_proto::{
     transport,
 };
 
-use crate::kernel::{
-    Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
-    RING_BYTES_DEFAULT, never_kill_default,
+use crate::{
+    kernel::{
+        Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
+        RING_BYTES_DEFAULT, never_kill_default,
+    },
+    receipts::PATIENCE_DEFAULT,
 };
 
 /// Where `shrike-agent run` looks for its configuration.
@@ -76,6 +79,8 @@ pub struct GuardRails {
     pub kills_per_minute: u32,
     /// Programs that are never killed.
     pub never_kill: Vec<PathPattern>,
+    /// A killed process that is alive after this is an alert.
+    pub kill_patience: Duration,
 }
 
 /// Bounds of the queue: whichever is reached first.
@@ -233,6 +238,7 @@ struct TlsSection {
 struct GuardSection {
     kills_per_minute: Option<u32>,
     never_kill: Option<Vec<String>>,
+    kill_patience_ms: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -336,6 +342,7 @@ impl From<&AgentConfig> for File {
                         .map(ToString::to_string)
                         .collect(),
                 ),
+                kill_patience_ms: Some(config.guard.kill_patience.as_millis() as u64),
             },
             queue: QueueSection {
                 events_max: Some(config.queue.events_max as u64),
@@ -361,9 +368,17 @@ impl GuardSection {
                 .collect::<Result<_, _>>()?,
             None => never_kill_default(),
         };
+        let kill_patience_ms = within(
+            "guard.kill_patience_ms",
+            self.kill_patience_ms,
+            PATIENCE_DEFAULT.as_millis() as usize,
+            (100, 600_000),
+            "100 to 600000",
+        )?;
         Ok(GuardRails {
             kills_per_minute: self.kills_per_minute.unwrap_or(KILLS_PER_MINUTE_DEFAULT),
             never_kill,
+            kill_patience: Duration::from_millis(kill_patience_ms as u64),
         })
     }
 }

@@ -18,6 +18,7 @@ key = "/etc/shrike/agent.key"
 [guard]
 kills_per_minute = 7
 never_kill = ["/usr/sbin/sshd", "/usr/bin/login"]
+kill_patience_ms = 2500
 
 [queue]
 events_max = 5000
@@ -54,6 +55,7 @@ fn whole_configuration_is_read() {
     assert_eq!(config.queue.events_max, 5000);
     assert_eq!(config.guard.kills_per_minute, 7);
     assert_eq!(config.guard.never_kill[1].as_str(), "/usr/bin/login");
+    assert_eq!(config.guard.kill_patience, Duration::from_millis(2500));
     assert_eq!(config.batch.delay, Duration::from_millis(50));
     assert_eq!(config.labels["role"], "web");
 }
@@ -74,6 +76,7 @@ fn environment_wins_over_the_file() {
             ("SHRIKE_AGENT_EXEC_ENVIRONMENT", "none"),
             ("SHRIKE_AGENT_GUARD_KILLS_PER_MINUTE", "0"),
             ("SHRIKE_AGENT_GUARD_NEVER_KILL", "/bin/a,/bin/b"),
+            ("SHRIKE_AGENT_GUARD_KILL_PATIENCE_MS", "700"),
             ("SHRIKE_AGENT_ATTACH", "kprobe"),
             ("SHRIKE_AGENT_COLLECTORS", "a:1, b:2"),
             ("SHRIKE_AGENT_TLS_KEY", "/k"),
@@ -88,6 +91,7 @@ fn environment_wins_over_the_file() {
     assert_eq!(config.exec_environment, ExecEnvironment::None);
     assert_eq!(config.guard.kills_per_minute, 0);
     assert_eq!(config.guard.never_kill.len(), 2);
+    assert_eq!(config.guard.kill_patience, Duration::from_millis(700));
     assert_eq!(config.attach, Some(Attachment::Kprobe));
     assert_eq!(config.collectors, ["a:1", "b:2"]);
     assert_eq!(config.tls.key, Path::new("/k"));

@@ -3,23 +3,39 @@
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
-    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        process::ExitStatusExt as _,
+    },
     path::PathBuf,
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use shrike_proto::{
-    event::{Action, Event, Verdict},
+    event::{Action, Fact, Verdict},
     id::{Generation, PolicyName, RuleName},
-    policy::{Matcher, Mode, OnUnknown, PathPattern, Policy, PolicySet, Rule, Trigger},
+    policy::{Comm, Matcher, Mode, OnUnknown, PathPattern, Policy, PolicySet, Rule, Trigger},
 };
 use tokio::time::{Instant, timeout_at};
 
+use super::Bystanders;
 use crate::{error::AgentError, kernel::Sensor};
 
 /// How long an event may take to come out of the ring.
-const SIGHTING_TIMEOUT: Duration = Duration::from_secs(5);
+const SIGHTING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a child may take. It opens or executes one file, on a machine
+/// that may be busy booting.
+const CHILD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Between two looks at a child.
+const CHILD_LOOK: Duration = Duration::from_millis(2);
+
+/// The child's command name: nothing else has it, so that nobody who comes
+/// across the private files is taken for it.
+const COMM: &str = "shrike-canary";
 
 const SIGKILL: i32 = 9;
 
@@ -90,12 +106,16 @@ pub struct Sighting {
     pub verdict: Option<Verdict>,
     /// How the child ended.
     pub ended: Ended,
+    /// Its exit was seen, too.
+    pub exit_seen: bool,
 }
 
 /// The private files. Dropping it removes them.
 pub struct Canary {
     folder: PathBuf,
     file: PathBuf,
+    /// Opens files, under the child's command name.
+    opener: PathBuf,
     program: PathBuf,
 }
 
@@ -111,10 +131,13 @@ impl Canary {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         let canary = Self {
             file: folder.join("file"),
-            program: folder.join("program"),
+            opener: folder.join("open").join(COMM),
+            program: folder.join(COMM),
             folder,
         };
         fs::write(&canary.file, "canary\n")?;
+        fs::create_dir(canary.folder.join("open"))?;
+        symlink("/bin/cat", &canary.opener)?;
         fs::write(&canary.program, "#!/bin/sh\nexit 0\n")?;
         fs::set_permissions(&canary.program, fs::Permissions::from_mode(0o700))?;
         Ok(canary)
@@ -132,6 +155,7 @@ impl Canary {
             trigger: trial.trigger(),
             matcher: Matcher {
                 paths: vec![pattern],
+                comm: vec![Comm::parse(COMM).expect("a valid name")],
                 ..Matcher::default()
             },
             access: Vec::new(),
@@ -160,7 +184,7 @@ impl Canary {
     /// When there can be no child.
     pub fn attempt(&self, trial: Trial) -> io::Result<(u32, Ended)> {
         let (program, argument) = match trial.trigger() {
-            Trigger::Open => (PathBuf::from("cat"), Some(&self.file)),
+            Trigger::Open => (self.opener.clone(), Some(&self.file)),
             // A shell that executes it: one that is refused has a process ID
             // all the same.
             Trigger::Exec => (PathBuf::from("sh"), None),
@@ -176,13 +200,22 @@ impl Canary {
         };
         let mut child = command.spawn()?;
         let pid = child.id();
-        let status = child.wait()?;
-        let ended = match (status.code(), status.signal()) {
-            (Some(0), _) => Ended::Well,
-            (_, Some(SIGKILL)) => Ended::Killed,
-            _ => Ended::Otherwise,
-        };
-        Ok((pid, ended))
+        let until = std::time::Instant::now() + CHILD_TIMEOUT;
+        while std::time::Instant::now() < until {
+            if let Some(status) = child.try_wait()? {
+                let ended = match (status.code(), status.signal()) {
+                    (Some(0), _) => Ended::Well,
+                    (_, Some(SIGKILL)) => Ended::Killed,
+                    _ => Ended::Otherwise,
+                };
+                return Ok((pid, ended));
+            }
+            thread::sleep(CHILD_LOOK);
+        }
+        // It may have ended in between, which is as good.
+        let _ = child.kill();
+        child.wait()?;
+        Ok((pid, Ended::Otherwise))
     }
 }
 
@@ -193,7 +226,7 @@ impl Drop for Canary {
     }
 }
 
-/// Waits for the event of a child's attempt.
+/// Waits for the events of a child's attempt: its verdict and its exit.
 ///
 /// # Errors
 /// [`AgentError::Ring`] when the ring cannot be read.
@@ -201,23 +234,27 @@ pub async fn watch_for(
     sensor: &mut Sensor,
     pid: u32,
     ended: Ended,
+    bystanders: &mut Bystanders,
 ) -> Result<Sighting, AgentError> {
     let until = Instant::now() + SIGHTING_TIMEOUT;
-    let mut events: Vec<Event> = Vec::new();
-    while let Ok(read) = timeout_at(until, sensor.next(&mut events)).await {
-        read.map_err(AgentError::Ring)?;
-        let verdict = events
-            .drain(..)
-            .filter(|event| event.process.tgid == pid)
-            .find_map(|event| event.verdict);
-        if verdict.is_some() {
-            return Ok(Sighting { verdict, ended });
-        }
-    }
-    Ok(Sighting {
+    let mut sighting = Sighting {
         verdict: None,
         ended,
-    })
+        exit_seen: false,
+    };
+    while let Ok(read) = timeout_at(until, sensor.wait()).await {
+        read.map_err(AgentError::Ring)?;
+        for event in bystanders.take(sensor, pid) {
+            sighting.exit_seen |= matches!(event.fact, Fact::Exit(_));
+            if event.verdict.is_some() {
+                sighting.verdict = event.verdict;
+            }
+        }
+        if sighting.verdict.is_some() && sighting.exit_seen || bystanders.is_full() {
+            break;
+        }
+    }
+    Ok(sighting)
 }
 
 #[cfg(test)]

@@ -5,18 +5,16 @@
 //! is never called shows here.
 
 mod canary;
+mod self_test;
 
-use std::fmt::Write as _;
+pub use canary::Trial;
+pub use self_test::{Bystanders, Report, self_test};
 
-use shrike_proto::event::Outcome;
-use tokio::task::block_in_place;
-
-use self::canary::{Canary, Ended, Sighting, Trial};
 use crate::{
     args::DoctorArgs,
     error::AgentError,
     hooks,
-    kernel::{Attachment, Opens, Sensor, SensorOptions},
+    kernel::{Attachment, Opens, SensorOptions},
     node::NodeFacts,
     run::load,
 };
@@ -45,18 +43,20 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), AgentError> {
             }
         }
     }
-    println!("{}", abilities(sensor.attachment()));
-    let canary = Canary::new().map_err(AgentError::Canary)?;
-    let mut failed = 0;
-    for trial in Trial::ALL {
-        let sighting = try_once(&mut sensor, &canary, trial).await?;
-        let verdict = judge(trial, sensor.attachment(), &sighting);
-        println!(
-            "self-test {trial:<28} {}",
-            verdict.as_deref().unwrap_or("ok")
-        );
-        failed += usize::from(verdict.is_some());
+    if args.programs {
+        for (program, instructions) in sensor.verified_instructions() {
+            println!("program {program}  {instructions}");
+        }
     }
+    println!("{}", abilities(sensor.attachment()));
+    let (report, _) = self_test(&mut sensor).await?;
+    for line in report.lines() {
+        println!("{line}");
+    }
+    if let Report::Skipped(_) = report {
+        return Err(AgentError::Unwell(Trial::ALL.len()));
+    }
+    let failed = report.failed();
     if failed == 0 {
         println!("doctor: ok");
         return Ok(());
@@ -65,7 +65,7 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), AgentError> {
 }
 
 /// Says what can and cannot be enforced.
-fn abilities(attachment: Attachment) -> &'static str {
+pub fn abilities(attachment: Attachment) -> &'static str {
     match attachment {
         Attachment::Lsm => {
             "enforces kill and deny: what a rule forbids is refused before it happens"
@@ -73,102 +73,5 @@ fn abilities(attachment: Attachment) -> &'static str {
         Attachment::Fentry | Attachment::Kprobe => {
             "enforces kill, not deny: a killed process may still have created or cut the file"
         }
-    }
-}
-
-async fn try_once(
-    sensor: &mut Sensor,
-    canary: &Canary,
-    trial: Trial,
-) -> Result<Sighting, AgentError> {
-    let set = canary.policy(trial);
-    block_in_place(|| sensor.apply(&set))?;
-    let (pid, ended) = block_in_place(|| canary.attempt(trial)).map_err(AgentError::Canary)?;
-    canary::watch_for(sensor, pid, ended).await
-}
-
-/// Returns what is wrong, `None` for nothing.
-fn judge(trial: Trial, attachment: Attachment, sighting: &Sighting) -> Option<String> {
-    let mut wrong = String::new();
-    let mut complain = |text: &str| {
-        let comma = if wrong.is_empty() { "" } else { ", " };
-        write!(wrong, "{comma}{text}").expect("strings take everything");
-    };
-    let Some(verdict) = &sighting.verdict else {
-        return Some("FAILED: the attempt was not seen".to_owned());
-    };
-    if trial.is_armed() {
-        if verdict.outcome != Outcome::SignalSent {
-            complain("no signal was sent");
-        }
-        if verdict.denied != (attachment == Attachment::Lsm) {
-            complain("it was not refused");
-        }
-        if sighting.ended != Ended::Killed {
-            complain("the process lives");
-        }
-    } else {
-        if verdict.outcome != Outcome::Observed {
-            complain("it was not observed");
-        }
-        if sighting.ended != Ended::Well {
-            complain("the process did not end well");
-        }
-    }
-    (!wrong.is_empty()).then(|| format!("FAILED: {wrong}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use shrike_proto::{
-        event::{Action, Verdict},
-        id::{PolicyName, RuleName},
-    };
-
-    use super::*;
-
-    fn check(trial: Trial, seen: Option<(Outcome, bool)>, ended: Ended, expect: Option<&str>) {
-        let sighting = Sighting {
-            verdict: seen.map(|(outcome, denied)| Verdict {
-                action: Action::Kill,
-                policy: PolicyName::parse("p").unwrap(),
-                rule: RuleName::parse("r").unwrap(),
-                outcome,
-                denied,
-            }),
-            ended,
-        };
-        assert_eq!(judge(trial, Attachment::Lsm, &sighting).as_deref(), expect);
-    }
-
-    #[test]
-    fn what_does_not_work_is_named() {
-        use Ended::{Killed, Well};
-        let sent = Some((Outcome::SignalSent, true));
-        check(Trial::KilledOpen, sent, Killed, None);
-        check(
-            Trial::KilledOpen,
-            sent,
-            Well,
-            Some("FAILED: the process lives"),
-        );
-        check(
-            Trial::KilledExec,
-            Some((Outcome::SignalSent, false)),
-            Killed,
-            Some("FAILED: it was not refused"),
-        );
-        check(
-            Trial::ObservedOpen,
-            None,
-            Well,
-            Some("FAILED: the attempt was not seen"),
-        );
-        check(
-            Trial::ObservedExec,
-            Some((Outcome::Observed, false)),
-            Well,
-            None,
-        );
     }
 }

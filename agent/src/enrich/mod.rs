@@ -58,6 +58,16 @@ impl Enricher {
         }
     }
 
+    /// Returns what is known of processes outside of events.
+    pub fn procfs(&self) -> &Procfs {
+        &self.procfs
+    }
+
+    /// Returns the Unix time of an instant on the boot clock.
+    pub fn unix_ns(&mut self, boot_time_ns: u64) -> i64 {
+        self.clock.unix_ns(boot_time_ns)
+    }
+
     /// Fills in one event. Events must come in the ring's order, because each
     /// one teaches the process table something.
     pub fn enrich(&mut self, event: &mut Event, now: Instant) {

@@ -44,6 +44,11 @@ impl ProcessKey {
         }
     }
 
+    /// Returns the thread group.
+    pub fn tgid(self) -> u32 {
+        self.tgid
+    }
+
     /// Returns the key of the process that acted.
     pub fn of(process: &Process) -> Self {
         Self::new(process.tgid, process.start_boot_ns)
@@ -154,7 +159,7 @@ impl ProcessTable {
                 );
             }
             Fact::Exit(_) => self.exit(key),
-            Fact::Fork(_) | Fact::Exec(_) | Fact::Open(_) | Fact::Change(_) => {}
+            Fact::Fork(_) | Fact::Exec(_) | Fact::Open(_) | Fact::Change(_) | Fact::Alert(_) => {}
         }
     }
 

@@ -88,7 +88,8 @@ impl Procfs {
             .map(<[u8]>::to_vec)
     }
 
-    fn folder(&self, tgid: u32) -> PathBuf {
+    /// Returns the folder that tells of a process.
+    pub(crate) fn folder(&self, tgid: u32) -> PathBuf {
         self.root.join(tgid.to_string())
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapData, PerCpuArray};
 use shrike_agent_ebpf::counter::{Counters, Hook};
-use shrike_proto::ledger::LossReason;
+use shrike_proto::ledger::{HookCounts, LossReason};
+
+use super::continuity::Counted;
 
 /// Counts of one hook since the sensor was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,13 +15,18 @@ pub struct HookCounters {
     pub seen: u64,
     /// Records that the ring took.
     pub submitted: u64,
-    /// Left out on purpose: the agent's own, and repeats.
-    pub filtered: u64,
+    /// Left out on purpose: the agent's own.
+    pub filtered_own: u64,
+    /// Left out on purpose: repeats of what went out before.
+    pub filtered_repeated: u64,
     /// The ring had no room.
     pub lost_ring_full: u64,
+    /// The record is longer than the longest one.
+    pub lost_oversize: u64,
     /// The map of operations under way had no room.
     pub lost_pending_full: u64,
-    /// It did not run. Not part of `seen`.
+    /// It did not run: every scratch buffer was in use, or, for the programs as
+    /// a whole, the kernel left it out. Not part of `seen`.
     pub missed: u64,
 }
 
@@ -48,6 +55,7 @@ impl KernelCounters {
         [
             (LossReason::KernelRingFull, total.lost_ring_full),
             (LossReason::KernelPendingFull, total.lost_pending_full),
+            (LossReason::KernelOversize, total.lost_oversize),
             (LossReason::KernelProbeMissed, total.missed),
         ]
         .into_iter()
@@ -73,20 +81,53 @@ impl KernelCounters {
         let total = self.total();
         i128::from(total.seen)
             - i128::from(total.submitted)
-            - i128::from(total.filtered)
+            - i128::from(total.filtered())
             - i128::from(total.lost_ring_full)
             - i128::from(total.lost_pending_full)
+            - i128::from(total.lost_oversize)
+    }
+
+    /// Returns what the numbers of records are compared with. What was lost
+    /// before it had a number is not part of it.
+    pub(super) fn counted(&self) -> Counted {
+        let total = self.total();
+        Counted {
+            submitted: total.submitted,
+            lost: total.lost_ring_full + total.lost_oversize,
+        }
     }
 }
 
 impl HookCounters {
+    /// Returns what was left out on purpose.
+    pub fn filtered(&self) -> u64 {
+        self.filtered_own + self.filtered_repeated
+    }
+
     fn add(&mut self, other: &Self) {
         self.seen += other.seen;
         self.submitted += other.submitted;
-        self.filtered += other.filtered;
+        self.filtered_own += other.filtered_own;
+        self.filtered_repeated += other.filtered_repeated;
+        self.lost_oversize += other.lost_oversize;
         self.lost_ring_full += other.lost_ring_full;
         self.lost_pending_full += other.lost_pending_full;
         self.missed += other.missed;
+    }
+}
+
+impl From<&HookCounters> for HookCounts {
+    fn from(counters: &HookCounters) -> Self {
+        Self {
+            seen: counters.seen,
+            submitted: counters.submitted,
+            filtered_own: counters.filtered_own,
+            filtered_repeated: counters.filtered_repeated,
+            lost_ring_full: counters.lost_ring_full,
+            lost_pending_full: counters.lost_pending_full,
+            lost_oversize: counters.lost_oversize,
+            missed: counters.missed,
+        }
     }
 }
 
@@ -95,7 +136,9 @@ impl From<&Counters> for HookCounters {
         Self {
             seen: counters.seen + counters.repeated,
             submitted: counters.submitted,
-            filtered: counters.filtered + counters.repeated,
+            filtered_own: counters.filtered,
+            filtered_repeated: counters.repeated,
+            lost_oversize: counters.lost_oversize,
             lost_ring_full: counters.lost_ring_full,
             lost_pending_full: counters.lost_pending_full,
             missed: counters.missed,
@@ -149,9 +192,11 @@ mod tests {
                 (
                     "file-open",
                     HookCounters {
-                        seen: 10,
+                        seen: 14,
                         submitted: 6,
-                        filtered: 1,
+                        filtered_own: 1,
+                        filtered_repeated: 3,
+                        lost_oversize: 1,
                         lost_ring_full: 2,
                         lost_pending_full: 1,
                         missed: 5,
@@ -166,6 +211,7 @@ mod tests {
             BTreeMap::from([
                 (LossReason::KernelRingFull, 2),
                 (LossReason::KernelPendingFull, 1),
+                (LossReason::KernelOversize, 1),
                 (LossReason::KernelProbeMissed, 5),
             ])
         );

@@ -11,6 +11,7 @@
 //! ```
 
 mod btf;
+mod continuity;
 mod counters;
 mod decode;
 mod error;
@@ -25,6 +26,7 @@ mod rings;
 mod rules;
 mod sensor;
 
+pub use continuity::Miscount;
 pub use counters::{HookCounters, KernelCounters};
 pub use decode::{DecodeError, Sample, VerdictSample, decode};
 pub use error::{ApplyError, SensorError};

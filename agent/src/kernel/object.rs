@@ -71,6 +71,9 @@ fn code(bytes: &[u8]) -> Result<Vec<(usize, usize)>, SensorError> {
 }
 
 #[cfg(test)]
+mod layout;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

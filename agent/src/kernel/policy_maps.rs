@@ -117,6 +117,24 @@ impl PolicyMaps {
         Ok((applied, compiled.table))
     }
 
+    /// Puts nothing in force, as before the first generation.
+    ///
+    /// # Errors
+    /// [`ApplyError::Map`] when the kernel refuses a map.
+    pub fn withdraw(&mut self) -> Result<(), ApplyError> {
+        let slot = self
+            .in_force
+            .get(&0, 0)
+            .map_err(|source| map_error("read", IN_FORCE, source))?
+            .slot();
+        self.clear(slot ^ 1)?;
+        self.in_force
+            .set(0, InForce::new(slot ^ 1, &Plan::default()), 0)
+            .map_err(|source| map_error("write", IN_FORCE, source))?;
+        wait_for_decisions();
+        self.clear(slot)
+    }
+
     /// Removes what an earlier generation left in a slot.
     fn clear(&mut self, slot: u32) -> Result<(), ApplyError> {
         self.plans

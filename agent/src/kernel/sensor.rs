@@ -16,8 +16,10 @@ use shrike_proto::{
 };
 
 use super::{
-    AppliedPolicy, ApplyError, Attachment, DecodeError, HookState, KernelCounters, RuleTable,
-    Sample, SensorError, counters, decode,
+    AppliedPolicy, ApplyError, Attachment, DecodeError, HookState, KernelCounters, Miscount,
+    RuleTable, Sample, SensorError,
+    continuity::Continuity,
+    counters, decode,
     guard_rails::GuardRails,
     hooks::{self, Attached},
     object, offsets,
@@ -139,6 +141,7 @@ pub struct Sensor {
     offsets: offsets::Table,
     hooks: Vec<HookState>,
     undecodable: u64,
+    continuity: Continuity,
     behind: bool,
     /// What was counted before every hook was in place: operations of which
     /// only the end was seen.
@@ -214,6 +217,7 @@ impl Sensor {
             offsets: table,
             hooks,
             undecodable: 0,
+            continuity: Continuity::default(),
             behind: false,
             halves,
             detached: false,
@@ -271,11 +275,16 @@ impl Sensor {
     pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
         let tables = &self.tables;
         let undecodable = &mut self.undecodable;
+        let continuity = &mut self.continuity;
         // One event at a time goes all the way: its memory is in the cache and
         // is used again for the next one.
         let taken = self.rings.drain(|record| match decode(record) {
-            Ok(sample) => take(name_rule(sample, tables)),
+            Ok(sample) => {
+                continuity.receive(sample.cpu, sample.cpu_sequence);
+                take(name_rule(sample, tables));
+            }
             Err(error) => {
+                continuity.receive_undecodable();
                 *undecodable += 1;
                 report_undecodable(*undecodable, &error);
             }
@@ -299,6 +308,17 @@ impl Sensor {
         Ok(applied)
     }
 
+    /// Puts nothing in force, as before the first generation. Blocks for some
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// [`ApplyError`] when the kernel refuses a map.
+    pub fn withdraw(&mut self) -> Result<(), ApplyError> {
+        self.policy.withdraw()?;
+        self.applied = None;
+        Ok(())
+    }
+
     /// Returns the generation in force.
     pub fn applied(&self) -> Option<AppliedPolicy> {
         self.applied
@@ -320,6 +340,16 @@ impl Sensor {
             counters.hooks.entry("probes").or_default().missed = misses;
         }
         Ok(counters)
+    }
+
+    /// Compares the numbers of the records that came out of the ring with what
+    /// the hooks counted before and after it was emptied. Returns a
+    /// disagreement that has lasted; `None` also while the ring holds more.
+    pub fn check(&mut self, before: &KernelCounters, after: &KernelCounters) -> Option<Miscount> {
+        if self.behind {
+            return None;
+        }
+        self.continuity.check(before.counted(), after.counted())
     }
 
     /// Takes the hooks out of the kernel: nothing is recorded or decided from

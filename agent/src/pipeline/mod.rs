@@ -15,7 +15,7 @@
 mod intake;
 mod ledger;
 
-pub use intake::Intake;
+pub use intake::{Counts, Intake};
 pub(crate) use ledger::ledger;
 
 use std::{
@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     control::{Applied, ApplyRequest},
+    doctor::Bystanders,
     error::{AgentError, chain},
     kernel::Sensor,
     session::{Attempt, Command, LINK_REPORTS_MAX, Link, Report, Session, SessionOptions},
@@ -61,6 +62,8 @@ pub struct PipelineOptions {
     pub sensor: Sensor,
     /// Made after the sensor was loaded.
     pub intake: Intake,
+    /// What came out of the sensor's ring before.
+    pub bystanders: Bystanders,
     /// For the session.
     pub session: SessionOptions,
     /// How to speak to collectors.
@@ -90,10 +93,16 @@ impl Pipeline {
     /// Builds the task; nothing happens before [`run`](Self::run).
     pub fn new(options: PipelineOptions, now: Instant) -> Self {
         let (report, reports) = mpsc::channel(LINK_REPORTS_MAX);
+        let (mut intake, mut session) = (options.intake, Session::new(options.session, now));
+        intake.leave_out(options.bystanders.left_out);
+        for mut event in options.bystanders.events {
+            intake.complete(&mut event, session.next_sequence(), now);
+            session.push(&event, now);
+        }
         Self {
             sensor: options.sensor,
-            intake: options.intake,
-            session: Session::new(options.session, now),
+            intake,
+            session,
             link: None,
             tls: options.tls,
             requests: options.requests,
@@ -134,25 +143,51 @@ impl Pipeline {
     /// that were.
     fn take_in(&mut self, now: Instant) -> usize {
         let (intake, session) = (&mut self.intake, &mut self.session);
-        self.sensor.drain(|mut event| {
+        let taken = self.sensor.drain(|mut event| {
             intake.complete(&mut event, session.next_sequence(), now);
             session.push(&event, now);
-        })
+        });
+        self.raise_alerts(now);
+        taken
+    }
+
+    fn raise_alerts(&mut self, now: Instant) {
+        while let Some(alert) = self.intake.next_alert(self.session.next_sequence(), now) {
+            self.session.push(&alert, now);
+        }
     }
 
     fn advance(&mut self, now: Instant) {
         if now >= self.ledger_after {
             self.ledger_after = now + LEDGER_INTERVAL;
+            self.audit(now);
+            self.raise_alerts(now);
             self.count();
         }
         let commands = self.session.advance(now);
         self.execute(commands, now);
     }
 
+    /// Compares what the hooks counted with what came out of the ring.
+    fn audit(&mut self, now: Instant) {
+        let Ok(before) = self.sensor.counters() else {
+            // Counting says so.
+            return;
+        };
+        self.take_in(now);
+        let Ok(after) = self.sensor.counters() else {
+            return;
+        };
+        if let Some(miscount) = self.sensor.check(&before, &after) {
+            self.intake.raise_miscount(&miscount);
+        }
+    }
+
     fn count(&mut self) {
         match self.sensor.counters() {
             Ok(counters) => self.session.set_ledger(ledger(
                 &counters,
+                self.intake.counts(),
                 self.sensor.undecodable(),
                 self.session.queue().lost(),
                 self.session.next_sequence(),

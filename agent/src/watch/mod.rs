@@ -31,6 +31,7 @@ use crate::{
     kernel::{Sensor, SensorOptions},
     node,
     pipeline::{Intake, ledger},
+    receipts::PATIENCE_DEFAULT,
     run::{load, random_epoch},
     signals::Signals,
 };
@@ -75,7 +76,7 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
     let mut watch = Watch {
         sensor,
         writer,
-        intake: Intake::from_running_system(Instant::now()),
+        intake: Intake::from_running_system(Instant::now(), PATIENCE_DEFAULT),
         sequence: SequenceNumber(0),
     };
     eprintln!("ready");
@@ -136,6 +137,7 @@ impl Watch {
         Ok(Summary {
             ledger: ledger(
                 &counters,
+                self.intake.counts(),
                 self.sensor.undecodable(),
                 Default::default(),
                 SequenceNumber(self.sequence.0 + 1),
@@ -144,8 +146,8 @@ impl Watch {
         })
     }
 
-    /// Writes what is in the ring, or a part of it. Returns how many records
-    /// that were.
+    /// Writes what is in the ring, or a part of it, and alerts. Returns how
+    /// many events that were.
     fn fill(&mut self, page: &mut Page) -> usize {
         let now = Instant::now();
         let Self {
@@ -154,11 +156,18 @@ impl Watch {
             writer,
             sequence,
         } = self;
-        sensor.drain(|mut event| {
+        let taken = sensor.drain(|mut event| {
             sequence.0 += 1;
             intake.complete(&mut event, *sequence, now);
             writer.write(page, &event);
-        })
+        });
+        let mut written = taken;
+        while let Some(alert) = intake.next_alert(SequenceNumber(sequence.0 + 1), now) {
+            sequence.0 += 1;
+            writer.write(page, &alert);
+            written += 1;
+        }
+        written
     }
 }
 

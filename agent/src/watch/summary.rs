@@ -66,6 +66,7 @@ mod tests {
                     (LossReason::KernelProbeMissed, 2),
                 ]),
                 sequenced: 85,
+                ..Ledger::default()
             },
             printed: 85,
         };

@@ -43,8 +43,9 @@ impl NodeAdmin {
 impl NodeService for NodeAdmin {
     async fn list_nodes(
         &self,
-        _: Request<ListNodesRequest>,
+        request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
+        let only = request.into_inner().node;
         let (generation, nodes) = self.fleet.nodes().await.map_err(status)?;
         let store = Arc::clone(&self.store);
         let marks = tokio::task::spawn_blocking(move || store.watermarks())
@@ -61,7 +62,13 @@ impl NodeService for NodeAdmin {
         Ok(Response::new(ListNodesResponse {
             nodes: nodes
                 .into_iter()
-                .map(|view| {
+                .filter(|view| only.is_empty() || view.node.name.as_str() == only)
+                .map(|mut view| {
+                    if only.is_empty() {
+                        // Thousands of nodes with some kilobytes each would
+                        // not fit into one message.
+                        view.node.info.offsets.clear();
+                    }
                     let marks = by_node.remove(&view.node.name).unwrap_or_default();
                     wire(view, marks)
                 })

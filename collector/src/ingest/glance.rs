@@ -40,6 +40,7 @@ struct Glanced<'a> {
 fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
     let (mut sequence, mut time) = (0, 0);
     let (mut process, mut verdict, mut fact) = (None, None, None);
+    let mut receipt = None;
     let mut fields = Fields(bytes);
     while let Some((tag, value)) = fields.next()? {
         match tag {
@@ -55,13 +56,14 @@ fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
                 once(&mut fact, (Kind::Fork, None))?;
             }
             19 => {
-                check_exit(value.bytes()?)?;
+                receipt = glance_exit(value.bytes()?)?;
                 once(&mut fact, (Kind::Exit, None))?;
             }
             20 => once(
                 &mut fact,
                 (Kind::Change, Some(glance_change(value.bytes()?)?)),
             )?,
+            // Alerts, too, are too rare to be worth it.
             _ => return None,
         }
     }
@@ -71,7 +73,7 @@ fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
         mention: Mention {
             time_unix_ns: time,
             kind,
-            action: verdict,
+            action: verdict.or(receipt),
             tgid: process.tgid,
             uid: process.uid,
             exe: process.exe,
@@ -240,7 +242,8 @@ fn check_fork(bytes: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn check_exit(bytes: &[u8]) -> Option<()> {
+/// Returns the action of the kill that it is the receipt of.
+fn glance_exit(bytes: &[u8]) -> Option<Option<Action>> {
     let mut receipt = None;
     let mut fields = Fields(bytes);
     while let Some((tag, value)) = fields.next()? {
@@ -251,7 +254,7 @@ fn check_exit(bytes: &[u8]) -> Option<()> {
             _ => return None,
         }
     }
-    Some(())
+    Some(receipt.map(|()| Action::Kill))
 }
 
 fn check_receipt(bytes: &[u8]) -> Option<()> {
@@ -261,7 +264,7 @@ fn check_receipt(bytes: &[u8]) -> Option<()> {
         match tag {
             2 => policy = value.text()?,
             3 => rule = value.text()?,
-            1 | 4..=6 => drop(value.varint()?),
+            1 | 4..=7 => drop(value.varint()?),
             _ => return None,
         }
     }
@@ -448,6 +451,7 @@ mod tests {
                             signal_result: -1,
                             died_by_it: true,
                             verdict_sequence: SequenceNumber(1),
+                            after_ns: 3,
                         }),
                         repeated_opens: 7,
                         group_exit: true,
@@ -458,7 +462,7 @@ mod tests {
                     exec.image = Some(Box::new(image()));
                 }
                 Fact::Change(change) => change.other_unresolved = true,
-                Fact::Fork(_) => {}
+                Fact::Fork(_) | Fact::Alert(_) => {}
             }
         }
         events

@@ -139,6 +139,7 @@ fn parse_kind(kind: i32) -> Result<Kind, FilterError> {
         Ok(admin::Kind::Change) => Ok(Kind::Change),
         Ok(admin::Kind::Fork) => Ok(Kind::Fork),
         Ok(admin::Kind::Exit) => Ok(Kind::Exit),
+        Ok(admin::Kind::Alert) => Ok(Kind::Alert),
         Ok(admin::Kind::Unspecified) | Err(_) => Err(FilterError::Kind(kind)),
     }
 }
@@ -160,10 +161,8 @@ impl Filter {
                         .iter()
                         .any(|prefix| path.starts_with(prefix))
                 }))
-            && match &event.verdict {
-                Some(verdict) => {
-                    self.actions == 0 || self.actions & action_bit(verdict.action) != 0
-                }
+            && match event.action() {
+                Some(action) => self.actions == 0 || self.actions & action_bit(action) != 0,
                 None => self.actions == 0 && !self.with_verdict,
             }
     }

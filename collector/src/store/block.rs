@@ -143,6 +143,7 @@ pub fn kind_bit(kind: Kind) -> u32 {
         Kind::Fork => 1 << 2,
         Kind::Exit => 1 << 3,
         Kind::Change => 1 << 4,
+        Kind::Alert => 1 << 5,
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Mention<'a> {
     pub time_unix_ns: i64,
     /// What happened.
     pub kind: Kind,
-    /// The verdict's action.
+    /// The verdict's action, or that of the kill that it is the receipt of.
     pub action: Option<Action>,
     /// Who acted.
     pub tgid: u32,
@@ -94,7 +94,7 @@ impl Summary {
             summary.add(&Mention {
                 time_unix_ns: event.time_unix_ns,
                 kind: event.fact.kind(),
-                action: event.verdict.as_ref().map(|verdict| verdict.action),
+                action: event.action(),
                 tgid: event.process.tgid,
                 uid: event.process.uid,
                 exe: &event.process.exe,

@@ -66,7 +66,7 @@ async fn client_without_a_certificate_is_refused() {
     let channel = shrike_proto::transport::channel(site.address(), Arc::new(config)).unwrap();
     assert!(
         NodeServiceClient::new(channel)
-            .list_nodes(ListNodesRequest {})
+            .list_nodes(ListNodesRequest::default())
             .await
             .is_err()
     );
@@ -99,7 +99,7 @@ async fn roles_keep_to_their_services() {
     };
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     let nodes = NodeServiceClient::new(channel(site.address(), &site.admin))
-        .list_nodes(ListNodesRequest {})
+        .list_nodes(ListNodesRequest::default())
         .await
         .unwrap()
         .into_inner();

@@ -21,7 +21,7 @@ async fn forget(site: &Site, node: &str) -> Result<(), Status> {
 
 async fn listed(site: &Site) -> Vec<String> {
     let mut nodes = NodeServiceClient::new(channel(site.address(), &site.admin));
-    let listed = nodes.list_nodes(ListNodesRequest {}).await.unwrap();
+    let listed = nodes.list_nodes(ListNodesRequest::default()).await.unwrap();
     let nodes = listed.into_inner().nodes;
     nodes.into_iter().map(|node| node.name).collect()
 }

@@ -161,7 +161,7 @@ async fn push_reaches_the_nodes_that_it_selects() {
     // Both are known once they are listed.
     loop {
         let nodes = NodeServiceClient::new(admin.clone())
-            .list_nodes(ListNodesRequest {})
+            .list_nodes(ListNodesRequest::default())
             .await
             .unwrap()
             .into_inner()

@@ -130,11 +130,12 @@ async fn nodes_show_what_was_stored_and_lost() {
             },
         ],
         sequenced: 50,
+        ..Ledger::default()
     });
     session.send_batch(batch).await;
     assert_eq!(session.ack().await, 50);
     let listed = NodeServiceClient::new(channel(site.address(), &site.admin))
-        .list_nodes(ListNodesRequest {})
+        .list_nodes(ListNodesRequest::default())
         .await
         .unwrap()
         .into_inner();

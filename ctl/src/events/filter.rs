@@ -60,6 +60,7 @@ fn wire_kind(kind: KindWord) -> Kind {
         KindWord::Change => Kind::Change,
         KindWord::Fork => Kind::Fork,
         KindWord::Exit => Kind::Exit,
+        KindWord::Alert => Kind::Alert,
     }
 }
 

@@ -49,6 +49,29 @@ fn every_program_loads(fixture: &mut Fixture) -> Result<()> {
                 node.name()
             );
         }
+        let trials = find(&shown, "trials").and_then(Value::as_array);
+        let trials = trials.with_context(|| format!("no self-test in {shown}"))?;
+        ensure!(
+            trials.len() == 4 && trials.iter().all(|trial| trial["problem"].is_null()),
+            "the self-test of {}: {trials:?}",
+            node.name()
+        );
+        let enforcement = find(&shown, "enforcement").context("no enforcement")?;
+        ensure!(
+            enforcement["attachment"] == "lsm" && enforcement["denies"] == true,
+            "{enforcement}"
+        );
+        let offsets = find(&shown, "offsets").and_then(Value::as_object);
+        ensure!(
+            offsets.is_some_and(|offsets| offsets["task_struct.pid"].as_u64() > Some(0)),
+            "no offsets in {shown}"
+        );
+        // Its own children are nobody's business.
+        let canaries = fixture.fleet.ctl.events(&["--node", node.name()])?;
+        let canary = canaries.iter().find(|event| {
+            event["process"]["comm"] == "shrike-canary" || event["verdict"]["policy"] == "doctor"
+        });
+        ensure!(canary.is_none(), "the self-test shows: {canary:?}");
         let said = node.agent_said();
         ensure!(!said.contains("panicked"), "the agent panicked:\n{said}");
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use shrike_integration::fleet::NodeRow;
 use shrike_integration::vm::Outcome;
@@ -50,6 +51,7 @@ fn tiny_ring(fixture: &mut Fixture) -> Result<()> {
     let mut lost = 0;
     for name in ["node-a", "node-b"] {
         lost += open_and_account(fixture, name, OPENS / 10)?;
+        insist_on_agreement(fixture, name)?;
     }
     ensure!(
         lost > 0,
@@ -60,6 +62,47 @@ fn tiny_ring(fixture: &mut Fixture) -> Result<()> {
         node.start_agent()?;
     }
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
+}
+
+/// Insists that each hook's counts add up, and that the numbers of the records
+/// that arrived agree with them: the agent compares both each second, and says
+/// so when they have disagreed for three.
+fn insist_on_agreement(fixture: &Fixture, name: &str) -> Result<()> {
+    fixture.fleet.node(name).machine.shell("sleep 5")?;
+    let ctl = &fixture.fleet.ctl;
+    let shown = ctl.insist(&["nodes", "show", name, "-o", "json"])?;
+    let shown: Value = serde_json::from_str(&shown.stdout)?;
+    let hooks = shown["ledger"]["hooks"].as_object();
+    let hooks = hooks.with_context(|| format!("no counts by hook in {shown}"))?;
+    let mut ring_full = 0;
+    for (hook, counts) in hooks {
+        let count = |name: &str| counts[name].as_u64().unwrap_or(0);
+        let accounted = [
+            "submitted",
+            "filtered_own",
+            "filtered_repeated",
+            "lost_ring_full",
+            "lost_pending_full",
+            "lost_oversize",
+        ]
+        .map(count);
+        ensure!(
+            count("seen") == accounted.iter().sum::<u64>(),
+            "on {name} the counts of {hook} do not add up: {counts}"
+        );
+        ring_full += count("lost_ring_full");
+    }
+    ensure!(
+        hooks.len() >= 7 && Some(ring_full) == shown["ledger"]["lost"]["kernel-ring-full"].as_u64(),
+        "{}",
+        shown["ledger"]
+    );
+    let alerts = ctl.events(&["--node", name, "--kind", "alert"])?;
+    let miscount = alerts
+        .iter()
+        .find(|alert| alert["alert"]["cause"] == "miscount");
+    ensure!(miscount.is_none(), "{miscount:?}");
+    Ok(())
 }
 
 /// Opens many files at full speed and insists that each time is either stored

@@ -17,8 +17,10 @@ mod images;
 mod load;
 mod policy;
 mod proof;
+mod receipts;
 mod rings;
 mod telemetry;
+mod verifier;
 
 use std::process::ExitCode;
 
@@ -39,12 +41,14 @@ fn main() -> ExitCode {
         events::CLAIMS,
         images::CLAIMS,
         policy::CLAIMS,
+        receipts::CLAIMS,
         telemetry::CLAIMS,
         identity::CLAIMS,
         durability::CLAIMS,
         load::CLAIMS,
         alone::CLAIMS,
         rings::CLAIMS,
+        verifier::CLAIMS,
         proof::CLAIMS,
     ];
     let trials = claims

@@ -5,6 +5,7 @@
 //! TIME                     NODE  KIND COMM[PID]  USER    what happened             verdict or receipt
 //! 2026-11-22T15:00:00.000Z web-1 open cat[4312]  mallory read /etc/shadow          KILL protect-credentials/shadow: signal sent
 //! 2026-11-22T15:00:00.001Z web-1 exit cat[4312]  mallory killed by signal 9 after… asked by protect-credentials/shadow (…)
+//! 2026-11-22T15:00:05.001Z web-1 alert cat[4312] mallory ALERT kill-survived after 5.0s, uninterruptible: thread 4312…  KILL …
 //! ```
 //!
 //! Whatever a process chose (paths, arguments, names) passes through
@@ -16,9 +17,9 @@ use std::{fmt, io, time::Duration};
 use anstyle::{AnsiColor, Style};
 
 use super::{
-    Action, Change, Event, Exec, Exit, Fact, Fork, Image, Kind, Open, Outcome, Process, Receipt,
-    ResolvedPath, StoredEvent, TimeText, Verdict, capability, errno, json::access_name,
-    time_text::Fraction,
+    Action, Alert, Cause, Change, Event, Exec, Exit, Fact, Fork, Image, Kind, Open, Outcome,
+    Process, Receipt, ResolvedPath, StoredEvent, TimeText, Verdict, capability, errno,
+    json::access_name, time_text::Fraction,
 };
 use crate::{
     escape::{CommandLine, Terminal, TextOut},
@@ -136,6 +137,7 @@ fn write_line(
         Fact::Change(change) => write_change(out, change)?,
         Fact::Fork(fork) => write_fork(out, fork)?,
         Fact::Exit(exit) => write_exit(out, exit, colour)?,
+        Fact::Alert(alert) => write_alert(out, alert, colour)?,
     }
     match &event.verdict {
         Some(verdict) => write_verdict(out, verdict, colour),
@@ -171,6 +173,7 @@ fn kind_style(kind: Kind) -> Style {
         Kind::Change => AnsiColor::Yellow,
         Kind::Fork => AnsiColor::Magenta,
         Kind::Exit => AnsiColor::BrightBlack,
+        Kind::Alert => AnsiColor::Red,
     };
     Style::new().fg_color(Some(colour.into()))
 }
@@ -344,6 +347,21 @@ fn write_receipt(out: &mut impl TextOut, receipt: &Receipt, colour: Colour) -> f
         )?;
         write_result(out, receipt.signal_result)
     }
+}
+
+fn write_alert(out: &mut impl TextOut, alert: &Alert, colour: Colour) -> fmt::Result {
+    // As loud as a kill: whoever reads along must not miss it.
+    let style = colour.paint(action_style(Action::Kill));
+    write!(out, "{style}ALERT {}{style:#}", alert.cause.as_str())?;
+    if let Some(receipt) = alert.receipt() {
+        write!(out, " after {:.1?}", Duration::from_nanos(receipt.after_ns))?;
+        write_result(out, receipt.signal_result)?;
+    }
+    if let Cause::KillSurvived { obstacle, .. } = alert.cause {
+        write!(out, ", {}", obstacle.as_str())?;
+    }
+    out.write_str(": ")?;
+    Terminal::text(&alert.reason).write_to(out)
 }
 
 fn write_verdict(out: &mut impl TextOut, verdict: &Verdict, colour: Colour) -> fmt::Result {
@@ -564,6 +582,26 @@ mod tests {
                 exec.image = None;
             },
             " memfd:x (as /dev/fd/3) (memfd) [sh]",
+        );
+    }
+
+    #[test]
+    fn survivor_is_loud() {
+        let stored = sample::survivor();
+        assert_eq!(
+            plain(&stored),
+            "2026-11-22T15:00:00.000Z web-1 alert cat[4312] mallory(euid=0) ALERT kill-survived \
+             after 5.2s, uninterruptible: thread 4313 waits in percpu_rwsem_wait  \
+             KILL protect-credentials/shadow: signal sent"
+        );
+        let painted = Compact {
+            stored: &stored,
+            colour: Colour::Ansi,
+        };
+        let red = Colour::Ansi.paint(action_style(Action::Kill)).to_string();
+        assert!(
+            painted.to_string().contains(&format!("{red}ALERT")),
+            "{painted}"
         );
     }
 

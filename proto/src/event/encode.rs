@@ -8,8 +8,8 @@
 //! [`wire`](super::wire).
 
 use super::{
-    Ancestor, Capabilities, Change, Environment, Event, Exec, Exit, Fact, Fork, Image, Namespaces,
-    Open, Process, Receipt, ResolvedPath, Verdict, wire::outcome_to_wire,
+    Alert, Ancestor, Capabilities, Cause, Change, Environment, Event, Exec, Exit, Fact, Fork,
+    Image, Namespaces, Open, Process, Receipt, ResolvedPath, Verdict, wire::outcome_to_wire,
 };
 use crate::wire::event as wire;
 
@@ -49,6 +49,7 @@ fn event(out: &mut Vec<u8>, it: &Event) {
         Fact::Change(it) => message(out, 20, |out| change(out, it)),
         Fact::Fork(it) => message(out, 18, |out| fork(out, it)),
         Fact::Exit(it) => message(out, 19, |out| exit(out, it)),
+        Fact::Alert(it) => message(out, 21, |out| alert(out, it)),
     }
 }
 
@@ -344,6 +345,7 @@ fn receipt(out: &mut Vec<u8>, it: &Receipt) {
         signal_result,
         died_by_it,
         verdict_sequence,
+        after_ns,
     } = it;
     number(out, 1, generation.0);
     bytes(out, 2, policy.as_str().as_bytes());
@@ -351,6 +353,23 @@ fn receipt(out: &mut Vec<u8>, it: &Receipt) {
     number(out, 4, zigzag(*signal_result));
     number(out, 5, (*died_by_it).into());
     number(out, 6, verdict_sequence.0);
+    number(out, 7, *after_ns);
+}
+
+fn alert(out: &mut Vec<u8>, it: &Alert) {
+    let Alert { cause, reason } = it;
+    let (number_of_cause, obstacle) = match cause {
+        Cause::SignalFailed(_) => (wire::Cause::SignalFailed, wire::Obstacle::Unspecified),
+        Cause::KillSurvived { obstacle, .. } => (wire::Cause::KillSurvived, (*obstacle).into()),
+        Cause::KillUnproven(_) => (wire::Cause::KillUnproven, wire::Obstacle::Unspecified),
+        Cause::Miscount => (wire::Cause::Miscount, wire::Obstacle::Unspecified),
+    };
+    number(out, 1, enumeration(number_of_cause as i32));
+    bytes(out, 2, reason.as_bytes());
+    if let Some(came) = it.receipt() {
+        message(out, 3, |out| receipt(out, came));
+    }
+    number(out, 4, enumeration(obstacle as i32));
 }
 
 // The encoding itself: https://protobuf.dev/programming-guides/encoding/

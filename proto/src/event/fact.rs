@@ -1,10 +1,11 @@
-//! What happened: an exec, an open, a change, a fork or an exit.
+//! What happened: an exec, an open, a change, a fork or an exit, or what the
+//! agent found out itself.
 
 use std::borrow::Cow;
 
-use super::{Change, Comm, Image, Receipt};
+use super::{Alert, Change, Comm, Image, Receipt};
 
-/// What a process can be seen doing.
+/// What a process can be seen doing, and what the agent has to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     /// A program was executed, or could not be.
@@ -17,6 +18,8 @@ pub enum Fact {
     Fork(Fork),
     /// A process ended.
     Exit(Exit),
+    /// A person must see this.
+    Alert(Alert),
 }
 
 impl Fact {
@@ -28,6 +31,7 @@ impl Fact {
             Self::Change(_) => Kind::Change,
             Self::Fork(_) => Kind::Fork,
             Self::Exit(_) => Kind::Exit,
+            Self::Alert(_) => Kind::Alert,
         }
     }
 
@@ -38,7 +42,7 @@ impl Fact {
             Self::Exec(exec) => (&exec.file, &exec.path_as_asked),
             Self::Open(open) => (&open.file, &open.path_as_asked),
             Self::Change(change) => return Some(&change.file.path),
-            Self::Fork(_) | Self::Exit(_) => return None,
+            Self::Fork(_) | Self::Exit(_) | Self::Alert(_) => return None,
         };
         match file {
             Some(file) if !file.path.is_empty() => Some(&file.path),
@@ -60,11 +64,20 @@ pub enum Kind {
     Fork,
     /// [`Fact::Exit`]
     Exit,
+    /// [`Fact::Alert`]
+    Alert,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Exec, Self::Open, Self::Change, Self::Fork, Self::Exit];
+    pub const ALL: [Self; 6] = [
+        Self::Exec,
+        Self::Open,
+        Self::Change,
+        Self::Fork,
+        Self::Exit,
+        Self::Alert,
+    ];
 
     /// Returns the lower-case name.
     pub fn as_str(self) -> &'static str {
@@ -74,6 +87,7 @@ impl Kind {
             Self::Change => "change",
             Self::Fork => "fork",
             Self::Exit => "exit",
+            Self::Alert => "alert",
         }
     }
 }
@@ -197,7 +211,8 @@ pub struct Exit {
     /// Opens that were no events of their own: the process had opened the same
     /// file for the same access before.
     pub repeated_opens: u64,
-    /// The whole group was made to end, by exit_group(2) or a signal; else its
-    /// last thread ended on its own.
+    /// The kernel says that the whole group was made to end, by exit_group(2)
+    /// or a signal. Recent kernels say so of a last thread that ended on its
+    /// own too (`synchronize_group_exit`, kernel/exit.c).
     pub group_exit: bool,
 }

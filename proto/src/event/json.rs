@@ -3,14 +3,14 @@
 //!
 //! Every field is always there; what is unknown or does not apply is `null`,
 //! save that only the object of the event's own kind (`exec`, `open`,
-//! `change`, `fork`, `exit`) appears. Strings that come from the kernel are in the form of
+//! `change`, `fork`, `exit`, `alert`) appears. Strings that come from the kernel are in the form of
 //! [`lossless`]: UTF-8 as it is, other bytes as `\xNN`.
 //!
 //! ```text
 //! node  epoch  sequence          where it was reported, and its place there
 //! time                           RFC 3339, UTC, nanoseconds
 //! boot_time_ns  cpu  cpu_sequence
-//! kind                           exec | open | change | fork | exit
+//! kind                           exec | open | change | fork | exit | alert
 //! generation                     policy generation that judged it
 //! process   { pid tid start_boot_ns ppid parent_start_boot_ns uid gid euid egid user
 //!             comm exe cgroup_id cgroup container_id from_proc
@@ -30,7 +30,8 @@
 //! fork      { child_pid child_tid child_start_boot_ns child_comm }
 //! exit      { code signal core_dumped duration_ns repeated_opens group_exit
 //!             receipt { generation policy rule signal_result died_by_it
-//!                       verdict_sequence } or null }
+//!                       verdict_sequence after_ns } or null }
+//! alert     { cause reason obstacle receipt }; obstacle and receipt can be null
 //! file      { path device inode unresolved task_path mode links owner_uid
 //!             owner_gid deleted } or null; device is MAJOR:MINOR, mode octal
 //! ```
@@ -38,6 +39,7 @@
 //! Numbers are whole and up to 64 bits wide: a reader that keeps them as
 //! doubles loses the last digits of those above 2^53.
 
+mod alert;
 mod exec;
 mod file;
 mod image;
@@ -52,6 +54,7 @@ use std::{borrow::Cow, fmt, io};
 use serde::{Serialize, Serializer};
 
 use self::{
+    alert::AlertView,
     exec::ExecView,
     file::{ChangeView, OpenView},
     life::{ExitView, ForkView},
@@ -135,6 +138,8 @@ struct EventView<'a> {
     fork: Option<ForkView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit: Option<ExitView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<AlertView<'a>>,
 }
 
 impl<'a> EventView<'a> {
@@ -156,6 +161,7 @@ impl<'a> EventView<'a> {
             change: None,
             fork: None,
             exit: None,
+            alert: None,
         };
         match &event.fact {
             Fact::Exec(exec) => view.exec = Some(exec.into()),
@@ -163,6 +169,7 @@ impl<'a> EventView<'a> {
             Fact::Change(change) => view.change = Some(change.into()),
             Fact::Fork(fork) => view.fork = Some(fork.into()),
             Fact::Exit(exit) => view.exit = Some(exit.into()),
+            Fact::Alert(alert) => view.alert = Some(alert.into()),
         }
         view
     }
@@ -270,6 +277,26 @@ mod tests {
         assert_eq!(value["exit"]["receipt"]["died_by_it"], true);
         assert_eq!(value["verdict"], serde_json::Value::Null);
         assert_eq!(value.get("open"), None);
+    }
+
+    #[test]
+    fn survivor_says_what_keeps_it_alive() {
+        let value = to_json(&sample::survivor());
+        assert_eq!(value["kind"], "alert");
+        assert_eq!(value["verdict"]["action"], "kill");
+        assert_eq!(
+            value["alert"],
+            json!({
+                "cause": "kill-survived",
+                "reason": "thread 4313 waits in percpu_rwsem_wait",
+                "obstacle": "uninterruptible",
+                "receipt": {
+                    "generation": 3, "policy": "protect-credentials", "rule": "shadow",
+                    "signal_result": 0, "died_by_it": false, "verdict_sequence": 41,
+                    "after_ns": 5_200_000_000_u64,
+                },
+            })
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! `Option` and what is an enumeration as one. The conversion to and from the
 //! wire is in [`wire`](self::wire) and nowhere else.
 
+mod alert;
 #[cfg(feature = "present")]
 mod capability;
 mod change;
@@ -24,6 +25,7 @@ mod time_text;
 mod verdict;
 mod wire;
 
+pub use alert::{Alert, Cause, Obstacle};
 pub use change::{Change, ChangedName, Operation};
 pub use fact::{Exec, Exit, Fact, Fork, Kind, Open, ResolvedPath};
 pub use image::{Capabilities, Environment, Image, Namespaces};
@@ -44,19 +46,34 @@ pub struct Event {
     pub time_unix_ns: i64,
     /// `CLOCK_BOOTTIME` in nanoseconds when the hook ran.
     pub boot_time_ns: u64,
-    /// CPU that ran the hook.
+    /// CPU that ran the hook; 0 for an alert, which no hook reported.
     pub cpu: u32,
     /// The record's number on that CPU.
     pub cpu_sequence: u64,
     /// Policy generation that judged the event.
     pub generation: Generation,
     /// The process that acted: for a fork the parent, for an exec the new
-    /// image.
+    /// image, for an alert the one that it is about.
     pub process: Process,
     /// `None` when no rule matched.
     pub verdict: Option<Verdict>,
     /// What happened.
     pub fact: Fact,
+}
+
+impl Event {
+    /// Returns the action that the event tells of: its verdict's, or that of
+    /// the kill that an exit is the receipt of.
+    pub fn action(&self) -> Option<Action> {
+        match (&self.verdict, &self.fact) {
+            (Some(verdict), _) => Some(verdict.action),
+            (None, Fact::Exit(exit)) => exit.receipt.as_ref().map(|_| Action::Kill),
+            (
+                None,
+                Fact::Exec(_) | Fact::Open(_) | Fact::Change(_) | Fact::Fork(_) | Fact::Alert(_),
+            ) => None,
+        }
+    }
 }
 
 /// An event and where it came from: what queries and tails deliver.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Ancestor, Capabilities, Change, ChangedName, Environment, Event, Exec, Exit, Fact,
-    Image, Namespaces, Open, Operation, Outcome, Process, Receipt, ResolvedPath, StoredEvent,
-    Verdict,
+    Action, Alert, Ancestor, Capabilities, Cause, Change, ChangedName, Environment, Event, Exec,
+    Exit, Fact, Image, Namespaces, Obstacle, Open, Operation, Outcome, Process, Receipt,
+    ResolvedPath, StoredEvent, Verdict,
 };
 use crate::id::{Epoch, Generation, NodeId, PolicyName, RuleName, SequenceNumber};
 
@@ -95,17 +95,37 @@ pub(super) fn killed_exit() -> StoredEvent {
         signal: 9,
         core_dumped: false,
         duration_ns: 1_250_000,
-        receipt: Some(Receipt {
-            generation: Generation(3),
-            policy: PolicyName::parse("protect-credentials").unwrap(),
-            rule: RuleName::parse("shadow").unwrap(),
-            signal_result: 0,
-            died_by_it: true,
-            verdict_sequence: SequenceNumber(41),
-        }),
+        receipt: Some(receipt(true)),
         repeated_opens: 0,
         group_exit: true,
     }))
+}
+
+fn receipt(died_by_it: bool) -> Receipt {
+    Receipt {
+        generation: Generation(3),
+        policy: PolicyName::parse("protect-credentials").unwrap(),
+        rule: RuleName::parse("shadow").unwrap(),
+        signal_result: 0,
+        died_by_it,
+        verdict_sequence: SequenceNumber(41),
+        after_ns: 1_000_000,
+    }
+}
+
+pub(super) fn survivor() -> StoredEvent {
+    let mut stored = stored(Fact::Alert(Alert::new(
+        Cause::KillSurvived {
+            receipt: Receipt {
+                after_ns: 5_200_000_000,
+                ..receipt(false)
+            },
+            obstacle: Obstacle::Uninterruptible,
+        },
+        "thread 4313 waits in percpu_rwsem_wait".to_owned(),
+    )));
+    stored.event.verdict = Some(verdict(Action::Kill, Outcome::SignalSent));
+    stored
 }
 
 pub(super) fn exec(path: &[u8], argv: &[&[u8]]) -> StoredEvent {

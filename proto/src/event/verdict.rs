@@ -71,7 +71,7 @@ pub enum Outcome {
     BreakerOpen,
 }
 
-/// What came of a kill: part of the exit event of the process.
+/// What came of a kill: part of the process's exit event, or of an alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// Generation that asked.
@@ -86,4 +86,7 @@ pub struct Receipt {
     pub died_by_it: bool,
     /// The event that carries the verdict.
     pub verdict_sequence: SequenceNumber,
+    /// From the verdict to the exit, or to the moment that an alert is about,
+    /// in nanoseconds.
+    pub after_ns: u64,
 }

@@ -45,6 +45,7 @@ impl From<Event> for wire::Event {
                 Fact::Change(change) => wire::event::Fact::Change(change.into()),
                 Fact::Fork(fork) => wire::event::Fact::Fork(fork.into()),
                 Fact::Exit(exit) => wire::event::Fact::Exit(exit.into()),
+                Fact::Alert(alert) => wire::event::Fact::Alert(alert.into()),
             }),
         }
     }
@@ -72,6 +73,7 @@ impl TryFrom<wire::Event> for Event {
                 wire::event::Fact::Change(change) => Fact::Change(change.try_into()?),
                 wire::event::Fact::Fork(fork) => Fact::Fork(fork.into()),
                 wire::event::Fact::Exit(exit) => Fact::Exit(exit.try_into()?),
+                wire::event::Fact::Alert(alert) => Fact::Alert(alert.try_into()?),
             },
         })
     }
@@ -141,6 +143,7 @@ impl From<Receipt> for wire::Receipt {
             signal_result: receipt.signal_result,
             died_by_it: receipt.died_by_it,
             verdict_sequence: receipt.verdict_sequence.0,
+            after_ns: receipt.after_ns,
         }
     }
 }
@@ -156,6 +159,7 @@ impl TryFrom<wire::Receipt> for Receipt {
             signal_result: receipt.signal_result,
             died_by_it: receipt.died_by_it,
             verdict_sequence: SequenceNumber(receipt.verdict_sequence),
+            after_ns: receipt.after_ns,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod proof;
 mod test;
+mod verifier;
 mod vm;
 
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ enum Command {
     Proof(proof::Proof),
     /// Every test, real kernels included.
     Test(test::Test),
+    /// What the verifier looks at, beside its budget.
+    Verifier(verifier::Verifier),
     /// Boots a machine and runs a command in it.
     Vm(vm::Vm),
 }
@@ -113,6 +116,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Proof(proof) => proof.run(&layout),
         Command::Test(test) => test.run(&layout),
+        Command::Verifier(verifier) => verifier.run(&layout),
         Command::Vm(vm) => vm.run(&layout),
     }
 }

@@ -61,6 +61,7 @@ pub(super) struct ReceiptView<'a> {
     signal_result: i32,
     died_by_it: bool,
     verdict_sequence: u64,
+    after_ns: u64,
 }
 
 impl<'a> From<&'a Receipt> for ReceiptView<'a> {
@@ -72,6 +73,7 @@ impl<'a> From<&'a Receipt> for ReceiptView<'a> {
             signal_result: receipt.signal_result,
             died_by_it: receipt.died_by_it,
             verdict_sequence: receipt.verdict_sequence.0,
+            after_ns: receipt.after_ns,
         }
     }
 }

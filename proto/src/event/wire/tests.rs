@@ -5,8 +5,8 @@ use prost::Message as _;
 
 use super::{
     super::{
-        Ancestor, Capabilities, Change, ChangedName, Comm, Environment, Exec, Fork, Image,
-        Namespaces, Open, Operation, Process, ResolvedPath, encode,
+        Alert, Ancestor, Capabilities, Cause, Change, ChangedName, Comm, Environment, Exec, Fork,
+        Image, Namespaces, Obstacle, Open, Operation, Process, ResolvedPath, encode,
     },
     *,
 };
@@ -69,7 +69,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn receipt()(generation: u64, policy in name(), rule in name(), signal_result: i32, died_by_it: bool, verdict_sequence: u64) -> Receipt {
+    fn receipt()(generation: u64, policy in name(), rule in name(), signal_result: i32, died_by_it: bool, verdict_sequence: u64, after_ns: u64) -> Receipt {
         Receipt {
             generation: Generation(generation),
             policy: PolicyName::parse(&policy).unwrap(),
@@ -77,6 +77,7 @@ prop_compose! {
             signal_result,
             died_by_it,
             verdict_sequence: SequenceNumber(verdict_sequence),
+            after_ns,
         }
     }
 }
@@ -115,8 +116,20 @@ prop_compose! {
     }
 }
 
+fn alert() -> impl Strategy<Value = Alert> {
+    let cause = prop_oneof![
+        receipt().prop_map(Cause::SignalFailed),
+        (receipt(), prop::sample::select(&Obstacle::ALL[..]))
+            .prop_map(|(receipt, obstacle)| Cause::KillSurvived { receipt, obstacle }),
+        receipt().prop_map(Cause::KillUnproven),
+        Just(Cause::Miscount),
+    ];
+    (cause, "[a-zé ]{0,200}").prop_map(|(cause, reason)| Alert::new(cause, reason))
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     prop_oneof![
+        alert().prop_map(Fact::Alert),
         (
             "[a-z]{0,9}",
             any::<i32>(),
