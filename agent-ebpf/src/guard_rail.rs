@@ -20,6 +20,22 @@ pub struct Program {
     pub device: u64,
 }
 
+/// Nanoseconds of a clock tick in /proc (`USER_HZ` is 100 on every
+/// architecture that Shrike runs on).
+pub const TICK_NS: u64 = 10_000_000;
+
+/// The agent that owns the programs. A successor may take over programs that
+/// run already, so it is not compiled in; and a thread group's number alone
+/// would make an agent of whoever gets a dead one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Agent {
+    /// Thread group.
+    pub tgid: u64,
+    /// Start of the process in clock ticks, which is as much as /proc tells.
+    pub start_ticks: u64,
+}
+
 /// Kills of one rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]

@@ -255,6 +255,24 @@ pub struct Plan {
     pub exe_depths: PathDepths,
 }
 
+impl Plan {
+    /// Says whether another plan is this one, but for identities that the
+    /// programs added.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let grown = self
+            .identities
+            .0
+            .iter()
+            .zip(other.identities.0)
+            .all(|(mine, other)| mine & other == *mine);
+        let rest = Self {
+            identities: self.identities,
+            ..*other
+        };
+        grown && rest == *self
+    }
+}
+
 const _: () = assert!(size_of::<Plan>() == 32 + 17 * size_of::<RuleSet>() + IDENTITY_BITS / 8 + 32);
 
 /// Rules that name one value.
@@ -313,6 +331,22 @@ mod tests {
             assert!(in_force.has(ENFORCES_EXECS | ASKS_ABOUT_EXECS));
             assert!(!in_force.has(READS_WITHOUT_PATH | ASKS_ABOUT_EXECS));
         }
+    }
+
+    #[test]
+    fn plan_may_learn_identities_and_nothing_else() {
+        let mut plan = Plan {
+            generation: 3,
+            ..Plan::default()
+        };
+        plan.identities.insert(7);
+        let mut learned = plan;
+        learned.identities.insert(8);
+        assert!(plan.is_within(&plan) && plan.is_within(&learned));
+        assert!(!learned.is_within(&plan), "one was removed");
+        learned.kill.insert(1);
+        assert!(!plan.is_within(&learned));
+        assert!(!plan.is_within(&Plan::default()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{
     counter::Counters,
     digest::Key,
-    guard_rail::{Kills, Program},
+    guard_rail::{Agent, Kills, Program},
     offset::Offsets,
     plan::{Entry, InForce, Plan},
 };
@@ -24,3 +24,5 @@ unsafe impl aya::Pod for Program {}
 unsafe impl aya::Pod for Kills {}
 // SAFETY: as above.
 unsafe impl aya::Pod for InForce {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Agent {}

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::{
     config::CONFIG_PATH,
     kernel::{
-        Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
-        RING_BYTES_DEFAULT,
+        Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PINS,
+        PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT,
     },
 };
 
@@ -40,6 +40,9 @@ pub enum Command {
     Watch(WatchArgs),
     /// Say what this machine can record and enforce, and try it on a child
     Doctor(DoctorArgs),
+    /// Remove what a stopped agent left in the kernel: nothing is recorded or
+    /// enforced any more
+    Detach(DetachArgs),
     /// Look after the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -75,6 +78,15 @@ pub struct DoctorArgs {
     /// Print how many instructions of each program the verifier looked at
     #[arg(long)]
     pub programs: bool,
+}
+
+/// What to remove.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct DetachArgs {
+    /// Where the agent pins, as in its configuration
+    #[arg(long, value_name = "FOLDER", default_value = PINS)]
+    pub pin: PathBuf,
 }
 
 /// What to show, and how.

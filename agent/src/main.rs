@@ -6,6 +6,7 @@ use clap::Parser as _;
 use shrike_agent::{
     args::{Args, Command, ConfigCommand},
     config::AgentConfig,
+    detach::detach,
     doctor::doctor,
     error::{AgentError, EXIT_FAILED, chain},
     run::run,
@@ -44,6 +45,7 @@ async fn execute(args: Args) -> Result<(), AgentError> {
         }
         Command::Watch(args) => Box::pin(watch(args)).await,
         Command::Doctor(args) => Box::pin(doctor(args)).await,
+        Command::Detach(args) => detach(&args),
         Command::Config(ConfigCommand::Check(args)) => {
             let config = AgentConfig::load(&args.config)?;
             config.identity()?;

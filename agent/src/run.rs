@@ -15,13 +15,14 @@ use tokio::{
 
 use crate::{
     config::AgentConfig,
-    control::{Control, ControlOptions},
+    control::{Applied, Control, ControlOptions},
     doctor::{self, Report},
     error::AgentError,
     hooks,
-    kernel::{Attachment, Sensor, SensorOptions},
+    kernel::{Attachment, Resumed, Sensor, SensorOptions},
     node::NodeFacts,
     pipeline::{APPLY_REQUESTS_MAX, Intake, Pipeline, PipelineOptions},
+    policy_store::PolicyStore,
     session::SessionOptions,
     shutdown::{Stage, stop_in_order},
     signals::Signals,
@@ -41,6 +42,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     })?;
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let facts = NodeFacts::read().map_err(AgentError::Facts)?;
+    let store = PolicyStore::new(config.state.clone());
     let mut sensor = load(&SensorOptions {
         ring_bytes: config.ring_bytes,
         priority_ring_bytes: config.priority_ring_bytes,
@@ -49,7 +51,9 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         attachment: config.attach,
         kills_per_minute: config.guard.kills_per_minute,
         never_kill: config.guard.never_kill.clone(),
+        pin: config.pin.clone(),
     })?;
+    let resumed = resume(&mut sensor, &store)?;
     for line in hooks::lines(sensor.hooks()) {
         tracing::info!("{line}");
     }
@@ -58,19 +62,21 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     for line in report.lines() {
         match &report {
             Report::Made(_) if report.failed() == 0 => tracing::info!("{line}"),
-            Report::Made(_) | Report::Skipped(_) => tracing::error!("{line}"),
+            Report::Made(_) => tracing::error!("{line}"),
+            Report::Skipped(_) => tracing::warn!("{line}"),
         }
     }
     let now = Instant::now();
     let epoch = random_epoch()?;
     let info = node_info(&config, &facts, &sensor, &report);
     let (request, requests) = mpsc::channel(APPLY_REQUESTS_MAX);
-    let (applied, in_force) = watch::channel(None);
+    let (applied, in_force) = watch::channel(resumed);
+    let (tell_info, told_info) = watch::channel(info.clone());
     let control = Control::new(
         ControlOptions {
             node: config.node.to_string(),
             boot_id: facts.boot_id.clone(),
-            info: info.clone(),
+            info: told_info,
             collectors: config.collectors.clone(),
             tls: tls.clone(),
             seed: u64::from_le_bytes(epoch.0[8..].try_into().expect("an epoch has 16 bytes")),
@@ -95,6 +101,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
             tls,
             requests,
             applied,
+            store,
+            info: tell_info,
         },
         now,
     );
@@ -132,6 +140,29 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
 /// of a second.
 pub(crate) fn load(options: &SensorOptions) -> Result<Sensor, AgentError> {
     Ok(block_in_place(|| Sensor::load(options))?)
+}
+
+/// Goes on with the policy that is in force, or was when an agent ran last.
+fn resume(sensor: &mut Sensor, store: &PolicyStore) -> Result<Option<Applied>, AgentError> {
+    match block_in_place(|| sensor.resume(&store.read()))? {
+        Resumed::Nothing => Ok(None),
+        Resumed::InForce(applied, hash) => {
+            tracing::info!(
+                generation = %applied.generation,
+                rules = applied.rules,
+                "goes on with the policy kept here"
+            );
+            Ok(Some(Applied {
+                generation: applied.generation,
+                hash,
+                map_digest: applied.digest,
+            }))
+        }
+        Resumed::Unknown(reason) => {
+            tracing::error!("{reason}");
+            Ok(None)
+        }
+    }
 }
 
 /// Returns an epoch that no agent ever had.

@@ -1,12 +1,12 @@
 //! Doing what a verdict asks for, and finding out whether it was done.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_send_signal},
+    helpers::generated::{bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_send_signal},
     macros::map,
     maps::{Array, HashMap},
 };
 use shrike_agent_ebpf::{
-    guard_rail::{Kills, PROTECTED_MAX, Program},
+    guard_rail::{Agent, Kills, PROTECTED_MAX, Program, TICK_NS},
     matching::Action,
     plan::RULES_MAX,
     record::{FLAG_DENIED, Outcome},
@@ -14,7 +14,7 @@ use shrike_agent_ebpf::{
 
 use crate::{
     memory::{Unreadable, read},
-    offsets::{AGENT_TGID, KILLS_PER_MINUTE, offset, setting},
+    offsets::{KILLS_PER_MINUTE, offset, setting},
     scratch::Scratch,
     typed::{Pointer, field},
 };
@@ -32,10 +32,31 @@ static KILLS: Array<Kills> = Array::with_max_entries(2 * RULES_MAX as u32, 0);
 /// `PF_KTHREAD`, include/linux/sched.h.
 pub const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// Says whether a thread group is the agent's own.
+/// The agent that owns these programs. In a section of its own, so that the
+/// agent can write it while they run.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.agent")]
+static mut AGENT: Agent = Agent {
+    tgid: 0,
+    start_ticks: 0,
+};
+
+/// Says whether the current process, by its thread group, is the agent.
 #[inline(always)]
 pub fn is_agent(tgid: u32) -> bool {
-    tgid == setting!(AGENT_TGID)
+    let agent = &raw const AGENT;
+    // SAFETY: integers in a map that lives as long as the program.
+    let known = unsafe { core::ptr::read_volatile(&raw const (*agent).tgid) };
+    if u64::from(tgid) != known {
+        return false;
+    }
+    // SAFETY: as above.
+    let known = unsafe { core::ptr::read_volatile(&raw const (*agent).start_ticks) };
+    // SAFETY: no precondition.
+    let task = unsafe { bpf_get_current_task() };
+    let start = read::<u64>(task, offset!(task_group_leader))
+        .and_then(|leader| read::<u64>(leader, offset!(task_start)));
+    start.is_ok_and(|start| start / TICK_NS == known)
 }
 
 /// What a hook can do about an operation.

@@ -7,10 +7,6 @@ use shrike_agent_ebpf::{HASH_WORDS, offset::Offsets};
 #[unsafe(no_mangle)]
 pub static OFFSETS: Offsets = Offsets::UNKNOWN;
 
-/// The agent's own thread group.
-#[unsafe(no_mangle)]
-pub static AGENT_TGID: u32 = 0;
-
 /// 0: only opens that a rule matches are events. Else [`OPENS_ALL`] or
 /// [`OPENS_FIRST`].
 #[unsafe(no_mangle)]

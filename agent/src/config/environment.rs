@@ -73,6 +73,14 @@ const SETTINGS: &[Setting] = &[
         file.attach = Some(word(value)?);
         Ok(())
     }),
+    ("SHRIKE_AGENT_PIN", |file, value| {
+        file.pin = Some(value.into());
+        Ok(())
+    }),
+    ("SHRIKE_AGENT_STATE", |file, value| {
+        file.state = Some(value.into());
+        Ok(())
+    }),
     ("SHRIKE_AGENT_GUARD_KILLS_PER_MINUTE", |file, value| {
         let kills = value.parse().map_err(|_| "expected a whole number")?;
         file.guard.kills_per_minute = Some(kills);

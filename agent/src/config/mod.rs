@@ -30,8 +30,8 @@ use shrike_proto::{
 
 use crate::{
     kernel::{
-        Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
-        RING_BYTES_DEFAULT, never_kill_default,
+        Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PINS,
+        PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT, never_kill_default,
     },
     receipts::PATIENCE_DEFAULT,
 };
@@ -63,6 +63,11 @@ pub struct AgentConfig {
     pub exec_environment: ExecEnvironment,
     /// How the decisions are attached; `None`: the best way there is.
     pub attach: Option<Attachment>,
+    /// Where programs and maps are pinned, so that enforcement outlives the
+    /// agent; `None`: nowhere.
+    pub pin: Option<PathBuf>,
+    /// Where the agent keeps its policies.
+    pub state: PathBuf,
     /// What keeps a policy from doing harm.
     pub guard: GuardRails,
     /// Bounds of the queue of events that wait for acknowledgement.
@@ -213,6 +218,10 @@ struct File {
     exec_environment: Option<ExecEnvironment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attach: Option<Attachment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<PathBuf>,
     #[serde(default)]
     tls: TlsSection,
     #[serde(default)]
@@ -309,6 +318,8 @@ impl File {
             opens: self.opens.unwrap_or(Opens::First),
             exec_environment: self.exec_environment.unwrap_or_default(),
             attach: self.attach,
+            pin: check_pin(self.pin)?,
+            state: self.state.unwrap_or_else(|| STATE.into()),
             guard: self.guard.check()?,
             queue: self.queue.check()?,
             batch: self.batch.check()?,
@@ -327,6 +338,8 @@ impl From<&AgentConfig> for File {
             opens: Some(config.opens),
             exec_environment: Some(config.exec_environment),
             attach: config.attach,
+            pin: Some(config.pin.clone().unwrap_or_default()),
+            state: Some(config.state.clone()),
             tls: TlsSection {
                 ca: Some(config.tls.ca.clone()),
                 certificate: Some(config.tls.certificate.clone()),
@@ -449,6 +462,25 @@ fn within(
             range,
         })
     }
+}
+
+/// Where the agent keeps its policies.
+const STATE: &str = "/var/lib/shrike-agent";
+
+/// An empty path pins nothing.
+fn check_pin(path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    let path = path.unwrap_or_else(|| PINS.into());
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    if !path.is_absolute() || path.parent().is_none() {
+        return Err(ConfigError::Value {
+            field: "pin",
+            value: path.display().to_string(),
+            message: "write it as a folder in a BPF file system, for example /sys/fs/bpf/shrike, or leave it empty to pin nothing",
+        });
+    }
+    Ok(Some(path))
 }
 
 /// Checks the size of a ring: a power of two and whole pages, as

@@ -9,6 +9,8 @@ priority_ring_bytes = 131072
 opens = "all"
 exec_environment = "keys"
 attach = "fentry"
+pin = "/sys/fs/bpf/other"
+state = "/var/lib/other"
 
 [tls]
 ca = "/etc/shrike/ca.pem"
@@ -52,12 +54,27 @@ fn whole_configuration_is_read() {
     assert_eq!(config.opens, Opens::All);
     assert_eq!(config.exec_environment, ExecEnvironment::Keys);
     assert_eq!(config.attach, Some(Attachment::Fentry));
+    assert_eq!(config.pin.as_deref(), Some(Path::new("/sys/fs/bpf/other")));
+    assert_eq!(config.state, Path::new("/var/lib/other"));
     assert_eq!(config.queue.events_max, 5000);
     assert_eq!(config.guard.kills_per_minute, 7);
     assert_eq!(config.guard.never_kill[1].as_str(), "/usr/bin/login");
     assert_eq!(config.guard.kill_patience, Duration::from_millis(2500));
     assert_eq!(config.batch.delay, Duration::from_millis(50));
     assert_eq!(config.labels["role"], "web");
+}
+
+#[test]
+fn enforcement_outlives_the_agent_unless_told_otherwise() {
+    let without = WHOLE.replace("pin = \"/sys/fs/bpf/other\"\n", "");
+    let pin = |environment: &[(&str, &str)]| parse(&without, environment).unwrap().pin;
+    assert_eq!(pin(&[]).as_deref(), Some(Path::new(PINS)));
+    assert_eq!(pin(&[("SHRIKE_AGENT_PIN", "")]), None);
+    let nowhere = WHOLE.replace("/sys/fs/bpf/other", "");
+    let config = parse(&nowhere, &[]).unwrap();
+    assert_eq!(config.pin, None);
+    assert_eq!(parse(&config.to_string(), &[]).unwrap(), config);
+    assert!(parse(&without, &[("SHRIKE_AGENT_PIN", "bpf")]).is_err());
 }
 
 #[test]

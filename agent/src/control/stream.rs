@@ -43,8 +43,8 @@ pub struct ControlOptions {
     pub node: String,
     /// Boot in the hello.
     pub boot_id: String,
-    /// The rest of the hello.
-    pub info: ingest::NodeInfo,
+    /// The rest of the hello, as it is when one is said.
+    pub info: watch::Receiver<ingest::NodeInfo>,
     /// Collectors, tried in this order; at least one.
     pub collectors: Vec<String>,
     /// How to speak to them.
@@ -150,7 +150,7 @@ impl Control {
         ControlHello {
             node: self.options.node.clone(),
             boot_id: self.options.boot_id.clone(),
-            info: Some(self.options.info.clone()),
+            info: Some(self.options.info.borrow().clone()),
             applied_generation: applied.map_or(0, |applied| applied.generation.0),
             applied_hash: applied.map_or_else(Vec::new, |applied| applied.hash.0.to_vec()),
         }

@@ -96,7 +96,7 @@ pub struct Bystanders {
 pub async fn self_test(sensor: &mut Sensor) -> Result<(Report, Bystanders), AgentError> {
     let mut bystanders = Bystanders::default();
     // The rules in force would have to be taken away for the test.
-    if sensor.applied().is_some() {
+    if sensor.is_in_use() {
         let reason = "a policy is in force already".to_owned();
         return Ok((Report::Skipped(reason), bystanders));
     }

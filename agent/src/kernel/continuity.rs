@@ -69,11 +69,15 @@ pub struct Continuity {
     /// Records whose number could not be read.
     undecodable: u64,
     disagreed: u32,
+    /// The numbers began before: the first of each CPU that comes is its
+    /// first.
+    joins: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Cpu {
     received: u64,
+    first: u64,
     /// One more than the highest number that was received.
     next: u64,
 }
@@ -83,6 +87,14 @@ struct Cpu {
 const CPUS_MAX: usize = 8192;
 
 impl Continuity {
+    /// Begins with programs that have run for a while.
+    pub fn joining() -> Self {
+        Self {
+            joins: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes in a record that came out of the ring.
     pub fn receive(&mut self, cpu: u32, number: u64) {
         let cpu = cpu as usize;
@@ -93,6 +105,13 @@ impl Continuity {
             self.cpus.resize(cpu + 1, Cpu::default());
         }
         let cpu = &mut self.cpus[cpu];
+        if self.joins {
+            cpu.first = if cpu.received == 0 {
+                number
+            } else {
+                cpu.first.min(number)
+            };
+        }
         cpu.received += 1;
         cpu.next = cpu.next.max(number.saturating_add(1));
     }
@@ -123,7 +142,7 @@ impl Continuity {
         let gaps: u64 = self
             .cpus
             .iter()
-            .map(|cpu| cpu.next.saturating_sub(cpu.received))
+            .map(|cpu| cpu.next.saturating_sub(cpu.first + cpu.received))
             .sum();
         let at_work = AT_WORK_PER_CPU * self.cpus.len().max(1) as u64;
         let beyond = |much: u64, little: u64| {
@@ -163,6 +182,22 @@ mod tests {
             .collect();
         assert!(told.len() <= 1, "told again: {told:?}");
         told.into_iter().next()
+    }
+
+    #[test]
+    fn numbers_that_began_before_are_no_gap() {
+        let check = |numbers: &[u64], expect: Option<Miscount>| {
+            let mut continuity = Continuity::joining();
+            numbers
+                .iter()
+                .for_each(|number| continuity.receive(0, *number));
+            assert_eq!(
+                lasting(continuity, counted(numbers.len() as u64, 0)),
+                expect
+            );
+        };
+        check(&[5001, 5000, 5002], None);
+        check(&[5000, 5100], Some(Miscount::UncountedLoss(99)));
     }
 
     #[test]

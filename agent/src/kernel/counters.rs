@@ -63,15 +63,37 @@ impl KernelCounters {
         .collect()
     }
 
-    /// Leaves out what was lost before every hook was in place: the end of an
-    /// operation that began unseen is nothing that the sensor set out to
-    /// record.
-    pub(super) fn forget_halves(&mut self, halves: &Self) {
-        for (name, half) in &halves.hooks {
+    /// Leaves out what is somebody else's: the end of an operation that began
+    /// before every hook was in place, and what an agent before this one
+    /// reported.
+    pub(super) fn forget(&mut self, base: &Self) {
+        for (name, base) in &base.hooks {
             if let Some(hook) = self.hooks.get_mut(name) {
-                hook.seen -= half.lost_pending_full;
-                hook.lost_pending_full -= half.lost_pending_full;
+                let settled = base.submitted
+                    + base.filtered()
+                    + base.lost_ring_full
+                    + base.lost_oversize
+                    + base.lost_pending_full;
+                hook.seen = hook.seen.saturating_sub(settled);
+                hook.submitted = hook.submitted.saturating_sub(base.submitted);
+                hook.filtered_own = hook.filtered_own.saturating_sub(base.filtered_own);
+                hook.filtered_repeated = hook
+                    .filtered_repeated
+                    .saturating_sub(base.filtered_repeated);
+                hook.lost_oversize = hook.lost_oversize.saturating_sub(base.lost_oversize);
+                hook.lost_ring_full = hook.lost_ring_full.saturating_sub(base.lost_ring_full);
+                hook.lost_pending_full = hook
+                    .lost_pending_full
+                    .saturating_sub(base.lost_pending_full);
+                hook.missed = hook.missed.saturating_sub(base.missed);
             }
+        }
+    }
+
+    /// Adds what other programs counted.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (name, counters) in &other.hooks {
+            self.hooks.entry(name).or_default().add(counters);
         }
     }
 
@@ -180,8 +202,30 @@ mod tests {
             )]),
         };
         let mut counters = hook(100, 80, 20);
-        counters.forget_halves(&hook(30, 13, 17));
+        counters.forget(&hook(17, 0, 17));
         assert_eq!(counters, hook(83, 80, 3));
+        assert_eq!(counters.unaccounted(), 0);
+    }
+
+    #[test]
+    fn what_an_agent_before_reported_is_left_out() {
+        let hook = |seen, submitted, filtered, lost_ring_full| KernelCounters {
+            hooks: BTreeMap::from([(
+                "file-open",
+                HookCounters {
+                    seen,
+                    submitted,
+                    filtered_own: filtered,
+                    lost_ring_full,
+                    ..HookCounters::default()
+                },
+            )]),
+        };
+        let mut counters = hook(100, 70, 20, 10);
+        counters.forget(&hook(0, 60, 15, 4));
+        assert_eq!(counters, hook(21, 10, 5, 6));
+        counters.add(&hook(3, 3, 0, 0));
+        assert_eq!(counters, hook(24, 13, 5, 6));
         assert_eq!(counters.unaccounted(), 0);
     }
 

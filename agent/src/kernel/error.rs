@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::rules::CompileError;
+use super::{pins::PinError, rules::CompileError};
 
 /// The sensor could not be started: this kernel lacks something, or the agent
 /// may not use it.
@@ -105,6 +105,12 @@ pub enum SensorError {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// Nothing can be pinned, or another agent runs.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// This process cannot be told from others.
+    #[error("cannot read /proc/self/stat")]
+    Proc(#[source] io::Error),
     /// Random numbers could not be had.
     #[error("the system has no random numbers")]
     Random,

@@ -17,6 +17,7 @@ pub struct GuardRails {
     protected: HashMap<MapData, Program, u8>,
     kills: Array<MapData, Kills>,
     programs: Vec<PathPattern>,
+    held: BTreeSet<(u64, u64)>,
 }
 
 impl GuardRails {
@@ -30,6 +31,7 @@ impl GuardRails {
             protected,
             kills,
             programs,
+            held: BTreeSet::new(),
         }
     }
 
@@ -46,16 +48,35 @@ impl GuardRails {
             .map(|identity| (identity.inode, identity.device.into()))
             .take(PROTECTED_MAX as usize)
             .collect();
+        self.held = wanted;
+        self.mend().map(|_| ())
+    }
+
+    /// Puts the programs back that were looked up last, and removes others.
+    /// Returns whether there was anything to do.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn mend(&mut self) -> Result<bool, MapError> {
         let held = self.protected.keys().collect::<Result<Vec<_>, _>>()?;
-        for program in held {
-            if !wanted.contains(&(program.inode, program.device)) {
-                self.protected.remove(&program)?;
-            }
+        let held: BTreeSet<(u64, u64)> = held
+            .into_iter()
+            .map(|program| (program.inode, program.device))
+            .collect();
+        for (inode, device) in held.difference(&self.held) {
+            self.protected.remove(&Program {
+                inode: *inode,
+                device: *device,
+            })?;
         }
-        for (inode, device) in wanted {
-            self.protected.insert(Program { inode, device }, 1, 0)?;
+        for (inode, device) in self.held.difference(&held) {
+            let program = Program {
+                inode: *inode,
+                device: *device,
+            };
+            self.protected.insert(program, 1, 0)?;
         }
-        Ok(())
+        Ok(held != self.held)
     }
 
     /// Forgets what the rules of a slot have killed: they are armed again.

@@ -1,15 +1,27 @@
 //! The hooks: what is attached where, how, and what it means when it is not.
 
-use std::{collections::HashSet, fs, io};
+use std::{
+    collections::HashSet,
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use aya::{
     Btf, Ebpf,
-    programs::{FEntry, FExit, KProbe, Lsm, Program, ProgramError, RawTracePoint},
+    programs::{
+        FEntry, FExit, KProbe, Lsm, ProbeKind, Program, ProgramError, ProgramFd, RawTracePoint,
+        links::FdLink,
+    },
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{SensorError, sensor::Opens};
+use super::{
+    SensorError,
+    programs::{self, Link, Programs},
+    sensor::Opens,
+};
 
 /// One hook, as the node reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +124,22 @@ struct Hook {
     attachments: u8,
 }
 
+impl Hook {
+    /// Says whether the hook is to be attached, and whether it has to be.
+    fn is_wanted(&self, opens: Opens) -> (bool, bool) {
+        let recorded = opens != Opens::Matched;
+        match self.need {
+            Need::Always => (true, true),
+            Need::RecordedOpens => (recorded, recorded),
+            Need::AllOpens => (opens == Opens::All, opens == Opens::All),
+            Need::RecordedOpens32 => (recorded, false),
+            Need::Only32 => (true, false),
+        }
+    }
+}
+
+const NOT_NEEDED: &str = "not needed for the opens that are recorded";
+
 macro_rules! hooks {
     ($($program:literal $how:ident $target:literal $need:ident $attachments:ident;)*) => {
         const HOOKS: &[Hook] = &[
@@ -189,12 +217,13 @@ hooks! {
 }
 
 /// What got attached.
-#[derive(Debug)]
 pub struct Attached {
     /// How the decisions are attached.
     pub attachment: Attachment,
     /// Each hook.
     pub hooks: Vec<HookState>,
+    /// What attaches them.
+    pub programs: Programs,
 }
 
 /// Loads and attaches every hook, in an order that leaves nothing half seen.
@@ -221,12 +250,16 @@ pub fn attach(
         }
         .and_then(|()| attach_as(ebpf, btf, attachment, opens, &symbols));
         match result {
-            Ok(mut hooks) => {
+            Ok((mut hooks, programs)) => {
                 hooks.splice(..0, refused);
-                return Ok(Attached { attachment, hooks });
+                return Ok(Attached {
+                    attachment,
+                    hooks,
+                    programs,
+                });
             }
             Err(error) if wanted.is_none() && attachment != Attachment::Kprobe => {
-                detach(ebpf);
+                unload(ebpf);
                 refused.push(HookState {
                     name: match attachment {
                         Attachment::Lsm => "BPF LSM",
@@ -264,12 +297,18 @@ fn attach_as(
     attachment: Attachment,
     opens: Opens,
     symbols: &HashSet<String>,
-) -> Result<Vec<HookState>, SensorError> {
-    HOOKS
+) -> Result<(Vec<HookState>, Programs), SensorError> {
+    let mut states = Vec::new();
+    let mut attached = Vec::new();
+    for hook in HOOKS
         .iter()
         .filter(|hook| hook.attachments & attachment.bit() != 0)
-        .map(|hook| attach_one(ebpf, btf, hook, opens, symbols))
-        .collect()
+    {
+        let (state, program) = attach_one(ebpf, btf, hook, opens, symbols)?;
+        states.push(state);
+        attached.extend(program);
+    }
+    Ok((states, Programs::new(attached)))
 }
 
 fn attach_one(
@@ -278,15 +317,8 @@ fn attach_one(
     hook: &Hook,
     opens: Opens,
     symbols: &HashSet<String>,
-) -> Result<HookState, SensorError> {
-    let recorded = opens != Opens::Matched;
-    let (wanted, required) = match hook.need {
-        Need::Always => (true, true),
-        Need::RecordedOpens => (recorded, recorded),
-        Need::AllOpens => (opens == Opens::All, opens == Opens::All),
-        Need::RecordedOpens32 => (recorded, false),
-        Need::Only32 => (true, false),
-    };
+) -> Result<(HookState, Option<programs::Attached>), SensorError> {
+    let (wanted, required) = hook.is_wanted(opens);
     let state = |attached_as, error: &str| HookState {
         name: hook.target,
         attached_as,
@@ -294,52 +326,133 @@ fn attach_one(
         required,
     };
     if !wanted {
-        return Ok(state("", "not needed for the opens that are recorded"));
+        return Ok((state("", NOT_NEEDED), None));
     }
     let function = !matches!(hook.how, How::RawTracepoint | How::Lsm);
     // Without the list of symbols the kernel's answer has to do.
     if !required && function && !symbols.is_empty() && !symbols.contains(hook.target) {
-        return Ok(state("", "not on this kernel"));
+        return Ok((state("", "not on this kernel"), None));
     }
     let program = ebpf
         .program_mut(hook.program)
         .ok_or(SensorError::ObjectPart(hook.program))?;
     match load_and_attach(program, btf, hook) {
-        Ok(()) => Ok(state(hook.how.as_str(), "")),
+        Ok(attached) => Ok((state(hook.how.as_str(), ""), Some(attached))),
         Err(error) if required => Err(required_hook_error(hook, error)),
-        Err(error) => Ok(state("", &one_line(&error))),
+        Err(error) => Ok((state("", &one_line(&error)), None)),
     }
 }
 
-fn load_and_attach(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<(), ProgramError> {
-    match hook.how {
+fn load_and_attach(
+    program: &mut Program,
+    btf: &Btf,
+    hook: &Hook,
+) -> Result<programs::Attached, ProgramError> {
+    let link = match hook.how {
         How::Lsm => {
             let program: &mut Lsm = program.try_into()?;
             program.load(hook.target, btf)?;
-            program.attach()?;
+            let id = program.attach()?;
+            Link::Own(program.take_link(id)?.into())
         }
         How::Fentry => {
             let program: &mut FEntry = program.try_into()?;
             program.load(hook.target, btf)?;
-            program.attach()?;
+            let id = program.attach()?;
+            Link::Own(program.take_link(id)?.into())
         }
         How::Fexit => {
             let program: &mut FExit = program.try_into()?;
             program.load(hook.target, btf)?;
-            program.attach()?;
+            let id = program.attach()?;
+            Link::Own(program.take_link(id)?.into())
         }
         How::Kprobe => {
             let program: &mut KProbe = program.try_into()?;
             program.load()?;
-            program.attach(hook.target, 0)?;
+            let id = program.attach(hook.target, 0)?;
+            match FdLink::try_from(program.take_link(id)?) {
+                Ok(link) => Link::Own(link),
+                Err(_) => {
+                    let id = program.attach(hook.target, 0)?;
+                    Link::Legacy(program.take_link(id)?)
+                }
+            }
         }
         How::RawTracepoint => {
             let program: &mut RawTracePoint = program.try_into()?;
             program.load()?;
-            program.attach(hook.target)?;
+            let id = program.attach(hook.target)?;
+            Link::Own(program.take_link(id)?.into())
         }
+    };
+    Ok(programs::Attached {
+        name: hook.program,
+        program: program.fd()?.as_fd().try_clone_to_owned()?,
+        link,
+        instructions: program
+            .info()
+            .ok()
+            .and_then(|info| info.verified_instruction_count()),
+    })
+}
+
+/// Opens a program that is pinned, by its name.
+///
+/// # Errors
+/// When there is no such hook, or the pin is not such a program's.
+pub fn open_pinned(name: &str, path: &Path) -> Result<(&'static str, OwnedFd), ProgramError> {
+    let Some(hook) = HOOKS.iter().find(|hook| hook.program == name) else {
+        return Err(ProgramError::NotLoaded);
+    };
+    let clone = |fd: &ProgramFd| fd.as_fd().try_clone_to_owned();
+    let program = match hook.how {
+        How::Lsm => clone(Lsm::from_pin(path)?.fd()?),
+        How::Fentry => clone(FEntry::from_pin(path)?.fd()?),
+        How::Fexit => clone(FExit::from_pin(path)?.fd()?),
+        How::Kprobe => clone(KProbe::from_pin(path, ProbeKind::Entry)?.fd()?),
+        How::RawTracepoint => clone(RawTracePoint::from_pin(path)?.fd()?),
+    }?;
+    Ok((hook.program, program))
+}
+
+/// Says how the hooks of programs stand that another agent attached.
+pub fn adopted(
+    attachment: Attachment,
+    opens: Opens,
+    wanted: Option<Attachment>,
+    programs: &Programs,
+) -> Vec<HookState> {
+    let mut states = Vec::new();
+    if wanted.is_none()
+        && attachment != Attachment::Lsm
+        && let Err(error) = lsm_is_active()
+    {
+        states.push(HookState {
+            name: "BPF LSM",
+            attached_as: "",
+            error: error.to_string(),
+            required: false,
+        });
     }
-    Ok(())
+    let hooks = HOOKS
+        .iter()
+        .filter(|hook| hook.attachments & attachment.bit() != 0);
+    states.extend(hooks.map(|hook| {
+        let attached = programs.iter().any(|one| one.name == hook.program);
+        let (wanted, required) = hook.is_wanted(opens);
+        HookState {
+            name: hook.target,
+            attached_as: if attached { hook.how.as_str() } else { "" },
+            error: match (attached, wanted) {
+                (true, _) => String::new(),
+                (false, false) => NOT_NEEDED.to_owned(),
+                (false, true) => "could not be attached by the agent before".to_owned(),
+            },
+            required,
+        }
+    }));
+    states
 }
 
 /// Says what a failure means, and which option is missing.
@@ -413,8 +526,8 @@ fn kernel_functions() -> HashSet<String> {
         .collect()
 }
 
-/// Detaches and unloads every program.
-pub fn detach(ebpf: &mut Ebpf) {
+/// Unloads every program.
+fn unload(ebpf: &mut Ebpf) {
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
             Program::KProbe(program) => program.unload(),
@@ -430,40 +543,6 @@ pub fn detach(ebpf: &mut Ebpf) {
             tracing::debug!(name, %error, "not unloaded");
         }
     }
-}
-
-/// Returns how often the kernel did not run a loaded program because it, or
-/// another one, was running on the CPU.
-pub fn recursion_misses(ebpf: &Ebpf) -> u64 {
-    ebpf.programs()
-        .filter_map(|(_, program)| program_misses(program).ok())
-        .sum()
-}
-
-fn program_misses(program: &Program) -> io::Result<u64> {
-    use std::os::fd::{AsFd as _, AsRawFd as _};
-
-    let Ok(fd) = program.fd() else {
-        return Ok(0);
-    };
-    let fd = fd.as_fd().as_raw_fd();
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    Ok(info
-        .lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:"))
-        .and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0))
-}
-
-/// Returns, for each loaded program, how many instructions the verifier
-/// looked at.
-pub fn verified_instructions(ebpf: &Ebpf) -> Vec<(String, u32)> {
-    ebpf.programs()
-        .filter_map(|(name, program)| {
-            let count = program.info().ok()?.verified_instruction_count()?;
-            Some((name.to_owned(), count))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //!
 //! Everything that knows aya or the layout of a map is in this folder. It
 //! decides nothing: matching happens in the kernel, and what an event means
-//! is for the stages behind. Nothing is pinned: when a [`Sensor`] is dropped,
-//! programs, maps and probes are gone.
+//! is for the stages behind. When a [`Sensor`] is dropped, programs, maps and
+//! probes are gone, unless they are pinned: then the next one takes them over.
 //!
 //! ```text
 //! PolicySet → rules → policy maps          hooks → rings → decode → Event
@@ -20,10 +20,14 @@ mod hooks;
 mod identity;
 mod object;
 mod offsets;
+mod overlap;
+mod pins;
 mod policy_maps;
+mod programs;
 mod ring_memory;
 mod rings;
 mod rules;
+mod running;
 mod sensor;
 
 pub use continuity::Miscount;
@@ -31,9 +35,10 @@ pub use counters::{HookCounters, KernelCounters};
 pub use decode::{DecodeError, Sample, VerdictSample, decode};
 pub use error::{ApplyError, SensorError};
 pub use hooks::{Attachment, HookState};
+pub use pins::{PINS, PinError, Pins};
 pub use policy_maps::AppliedPolicy;
 pub use rules::{CompileError, RuleTable};
 pub use sensor::{
     ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
-    RING_BYTES_DEFAULT, Sensor, SensorOptions, never_kill_default,
+    RING_BYTES_DEFAULT, Resumed, Sensor, SensorOptions, never_kill_default,
 };

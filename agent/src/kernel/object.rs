@@ -7,7 +7,7 @@ use shrike_agent_ebpf::offset::{ABSENT, FIELDS, Placeholder};
 use super::SensorError;
 
 /// One object for every supported kernel.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shrike-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shrike-ebpf"));
 
 /// Bytes of an instruction (RFC 9669, section 3.1).
 const INSTRUCTION_BYTES: usize = 8;

@@ -22,10 +22,11 @@ use shrike_agent_ebpf::{
 use shrike_proto::{id::Generation, policy::PolicySet};
 
 use super::{
-    ApplyError, Attachment, RuleTable,
+    ApplyError, Attachment, RuleTable, SensorError,
     guard_rails::GuardRails,
     identity::identify,
     rules::{Compiled, Ground, compile},
+    running::Maps,
 };
 
 /// A generation that is in force.
@@ -47,6 +48,33 @@ pub struct PolicyMaps {
     plans: Array<MapData, Plan>,
     names: HashMap<MapData, Key, Entry>,
     rails: GuardRails,
+    held: Option<Held>,
+}
+
+/// Returns the generation that programs of another agent enforce; their maps
+/// are not touched otherwise.
+///
+/// # Errors
+/// When the maps are not there or cannot be read.
+pub fn generation_in(maps: &mut Maps) -> Result<Generation, SensorError> {
+    let error = |map| {
+        move |source| SensorError::Map {
+            map,
+            source: Box::new(source),
+        }
+    };
+    let in_force: Array<MapData, InForce> = maps.take(IN_FORCE)?;
+    let plans: Array<MapData, Plan> = maps.take(PLANS)?;
+    let slot = in_force.get(&0, 0).map_err(error(IN_FORCE))?.slot();
+    let plan = plans.get(&slot, 0).map_err(error(PLANS))?;
+    Ok(Generation(plan.generation))
+}
+
+/// What the maps are to hold.
+struct Held {
+    slot: u32,
+    plan: Plan,
+    entries: BTreeMap<Key, Entry>,
 }
 
 impl PolicyMaps {
@@ -64,7 +92,155 @@ impl PolicyMaps {
             plans,
             names,
             rails,
+            held: None,
         }
+    }
+
+    /// Returns the generation in force; 0 before the first.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn generation(&self) -> Result<Generation, ApplyError> {
+        let slot = self.slot()?;
+        let plan = self
+            .plans
+            .get(&slot, 0)
+            .map_err(|source| map_error("read", PLANS, source))?;
+        Ok(Generation(plan.generation))
+    }
+
+    fn slot(&self) -> Result<u32, ApplyError> {
+        Ok(self.in_force()?.slot())
+    }
+
+    fn in_force(&self) -> Result<InForce, ApplyError> {
+        self.in_force
+            .get(&0, 0)
+            .map_err(|source| map_error("read", IN_FORCE, source))
+    }
+
+    /// Takes over what an agent before this one put in force, if it is this
+    /// set; the maps are not written.
+    ///
+    /// # Errors
+    /// [`ApplyError::ReadBack`] when the maps hold something else.
+    pub fn adopt(&mut self, set: &PolicySet) -> Result<(AppliedPolicy, RuleTable), ApplyError> {
+        let slot = self.slot()?;
+        let (plan, entries) = self.read(slot)?;
+        let compiled = compile(
+            set,
+            &Ground {
+                slot,
+                seed: plan.seed,
+                attachment: self.attachment,
+                identify: &identify,
+            },
+        )?;
+        let digest = map_digest(&plan, &entries);
+        let wanted = map_digest(&compiled.plan, &compiled.entries);
+        if digest != wanted || plan.generation != set.generation.0 {
+            return Err(ApplyError::ReadBack {
+                written: hex(&wanted),
+                read: hex(&digest),
+            });
+        }
+        let applied = AppliedPolicy {
+            generation: set.generation,
+            digest,
+            rules: compiled.table.len(),
+        };
+        self.held = Some(Held {
+            slot,
+            plan,
+            entries,
+        });
+        Ok((applied, compiled.table))
+    }
+
+    /// Returns the names behind the rule numbers of a set.
+    ///
+    /// # Errors
+    /// [`ApplyError`] when the node cannot carry the set out.
+    pub fn table(&self, set: &PolicySet) -> Result<RuleTable, ApplyError> {
+        let ground = Ground {
+            slot: 0,
+            seed: Seed::default(),
+            attachment: self.attachment,
+            identify: &|_| None,
+        };
+        Ok(compile(set, &ground)?.table)
+    }
+
+    /// Compares the maps with what was put into them, puts it back where
+    /// somebody changed it, and returns what that was.
+    ///
+    /// The programs add files that get a protected name, and nothing else: an
+    /// entry for an inode beyond those that were written is theirs.
+    ///
+    /// # Errors
+    /// When the maps cannot be read or written.
+    pub fn mend(&mut self) -> Result<Vec<String>, ApplyError> {
+        let Some(held) = self.held.take() else {
+            return Ok(Vec::new());
+        };
+        let result = self.mend_to(&held);
+        self.held = Some(held);
+        result
+    }
+
+    fn mend_to(&mut self, held: &Held) -> Result<Vec<String>, ApplyError> {
+        let mut found = Vec::new();
+        let (plan, entries) = self.read(held.slot)?;
+        let differing = held
+            .entries
+            .iter()
+            .filter(|(key, entry)| entries.get(key) != Some(entry));
+        let mut count = 0;
+        for (key, entry) in differing {
+            self.names
+                .insert(key, entry, 0)
+                .map_err(|source| map_error("write", NAMES, source))?;
+            count += 1;
+        }
+        if count > 0 {
+            found.push(format!(
+                "{count} entries of the policy map were changed or removed"
+            ));
+        }
+        let foreign = entries
+            .keys()
+            .filter(|key| !key.is_of_inode() && !held.entries.contains_key(key));
+        let mut count = 0;
+        for key in foreign {
+            self.names
+                .remove(key)
+                .map_err(|source| map_error("clear", NAMES, source))?;
+            count += 1;
+        }
+        if count > 0 {
+            found.push(format!("{count} entries were added to the policy map"));
+        }
+        if !held.plan.is_within(&plan) {
+            self.plans
+                .set(held.slot, held.plan, 0)
+                .map_err(|source| map_error("write", PLANS, source))?;
+            found.push("the plan in force was changed".to_owned());
+        }
+        let in_force = InForce::new(held.slot, &held.plan);
+        if self.in_force()? != in_force {
+            self.in_force
+                .set(0, in_force, 0)
+                .map_err(|source| map_error("write", IN_FORCE, source))?;
+            found.push("another plan was put in force".to_owned());
+        }
+        if self
+            .rails
+            .mend()
+            .map_err(|source| map_error("write", "PROTECTED", source))?
+        {
+            found.push("the programs that are never killed were changed".to_owned());
+        }
+        Ok(found)
     }
 
     /// Swaps the generation in force for another one, whole. On an error the
@@ -74,11 +250,7 @@ impl PolicyMaps {
     /// [`ApplyError`] when the node cannot carry the set out, or the kernel
     /// refuses a map.
     pub fn apply(&mut self, set: &PolicySet) -> Result<(AppliedPolicy, RuleTable), ApplyError> {
-        let in_force = self
-            .in_force
-            .get(&0, 0)
-            .map_err(|source| map_error("read", IN_FORCE, source))?;
-        let slot = in_force.slot() ^ 1;
+        let slot = self.slot()? ^ 1;
         let compiled = compile(
             set,
             &Ground {
@@ -114,6 +286,11 @@ impl PolicyMaps {
             digest: map_digest(&read.0, &read.1),
             rules: compiled.table.len(),
         };
+        self.held = Some(Held {
+            slot,
+            plan: compiled.plan,
+            entries: compiled.entries,
+        });
         Ok((applied, compiled.table))
     }
 
@@ -122,11 +299,8 @@ impl PolicyMaps {
     /// # Errors
     /// [`ApplyError::Map`] when the kernel refuses a map.
     pub fn withdraw(&mut self) -> Result<(), ApplyError> {
-        let slot = self
-            .in_force
-            .get(&0, 0)
-            .map_err(|source| map_error("read", IN_FORCE, source))?
-            .slot();
+        self.held = None;
+        let slot = self.slot()?;
         self.clear(slot ^ 1)?;
         self.in_force
             .set(0, InForce::new(slot ^ 1, &Plan::default()), 0)

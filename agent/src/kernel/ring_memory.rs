@@ -1,7 +1,7 @@
 //! One ring's memory, from the reader's side (kernel/bpf/ringbuf.c).
 //!
 //! ```text
-//! page 0    position of the reader           written here only
+//! page 0    position of the reader, notes    written here only
 //! page 1    position of the writers          written by the kernel only
 //! page 2 …  the records: length and flags (4 bytes), 4 bytes, the record, to 8
 //! ```
@@ -11,7 +11,18 @@
 //! twice, and one record in a hundred thousand has two pieces.
 //!
 //! The reader's position lives in the ring, not here: who opens a ring that
-//! another one read goes on where that one stopped.
+//! another one read goes on where that one stopped. The kernel looks at the
+//! first word of that page and at nothing else, so the rest holds what a
+//! successor has to know: how many records were taken, and [`NOTES`] words of
+//! the reader's own.
+//!
+//! ```text
+//! word 0        position
+//!      1, 2     a position, and how many records were taken up to it
+//!      3, 4     the same: the one that is written is never the one in use, so
+//!               a reader that dies between two stores leaves no lie
+//!      8 …      notes
+//! ```
 //!
 //! aya has a reader, too. It says the same of a ring that is empty and of one
 //! whose next record is still being copied in, and whoever merges two rings has
@@ -33,6 +44,11 @@ const DISCARDED: u32 = 1 << 30;
 /// `BPF_RINGBUF_HDR_SZ`.
 const HEADER: usize = 8;
 
+/// Words that a reader can leave to its successor.
+pub const NOTES: usize = 256;
+/// Where they begin.
+const NOTES_AT: usize = 8;
+
 /// A ring that is mapped.
 pub struct RingMemory {
     positions: Mapping,
@@ -43,6 +59,10 @@ pub struct RingMemory {
     joined: Vec<u8>,
     /// Of the reader; what the shared page says, since nobody else writes it.
     position: usize,
+    /// Records taken since the ring was made, by whomever.
+    taken: usize,
+    /// Which of the two pairs was written last: 0 or 1.
+    pair: usize,
 }
 
 impl RingMemory {
@@ -61,9 +81,35 @@ impl RingMemory {
             capacity,
             joined: Vec::new(),
             position: 0,
+            taken: 0,
+            pair: 0,
         };
-        memory.position = memory.read_position().load(Ordering::Acquire);
+        memory.position = memory.shared(0).load(Ordering::Acquire);
+        let known = (0..2)
+            .find(|pair| memory.shared(1 + 2 * pair).load(Ordering::Acquire) == memory.position);
+        // Another reader than ours was here: what it took is nobody's.
+        let pair = known.ok_or(io::ErrorKind::InvalidData)?;
+        memory.pair = pair;
+        memory.taken = memory.shared(2 + 2 * pair).load(Ordering::Acquire);
         Ok(memory)
+    }
+
+    /// Returns how many records were taken since the ring was made.
+    pub fn taken(&self) -> u64 {
+        self.taken as u64
+    }
+
+    /// Returns a word that this reader or the one before it left.
+    pub fn note(&self, index: usize) -> u64 {
+        assert!(index < NOTES);
+        self.shared(NOTES_AT + index).load(Ordering::Relaxed) as u64
+    }
+
+    /// Leaves a word to the successor.
+    pub fn set_note(&self, index: usize, value: u64) {
+        assert!(index < NOTES);
+        self.shared(NOTES_AT + index)
+            .store(value as usize, Ordering::Relaxed);
     }
 
     /// Returns how many bytes wait, those being copied in included.
@@ -73,9 +119,13 @@ impl RingMemory {
             .wrapping_sub(self.position)
     }
 
-    fn read_position(&self) -> &AtomicUsize {
-        // SAFETY: the page begins with the position, and lives as long as self.
-        unsafe { self.positions.start.cast().as_ref() }
+    /// Returns a word of the reader's page.
+    fn shared(&self, index: usize) -> &AtomicUsize {
+        assert!(index < NOTES_AT + NOTES);
+        // SAFETY: the page has 512 words.
+        let word = unsafe { self.positions.start.cast::<AtomicUsize>().add(index) };
+        // SAFETY: it lives as long as self.
+        unsafe { word.as_ref() }
     }
 
     fn write_position(&self) -> &AtomicUsize {
@@ -122,11 +172,16 @@ impl RingMemory {
         &self.joined
     }
 
-    fn pass(&mut self, length: u32) {
+    fn pass(&mut self, length: u32, records: usize) {
         self.position = self
             .position
             .wrapping_add((HEADER + length as usize).next_multiple_of(8));
-        self.read_position().store(self.position, Ordering::Release);
+        self.taken += records;
+        self.pair ^= 1;
+        let pair = 1 + 2 * self.pair;
+        self.shared(pair + 1).store(self.taken, Ordering::Release);
+        self.shared(pair).store(self.position, Ordering::Release);
+        self.shared(0).store(self.position, Ordering::Release);
     }
 }
 
@@ -141,7 +196,7 @@ impl Source for RingMemory {
                 return Head::Busy;
             }
             if word & DISCARDED != 0 {
-                self.pass(word & !DISCARDED);
+                self.pass(word & !DISCARDED, 0);
                 continue;
             }
             let length = (word as usize).min(self.capacity);
@@ -150,7 +205,7 @@ impl Source for RingMemory {
     }
 
     fn advance(&mut self) {
-        self.pass(self.word() & !(BUSY | DISCARDED));
+        self.pass(self.word() & !(BUSY | DISCARDED), 1);
     }
 
     fn is_pressed(&self) -> bool {

@@ -116,6 +116,16 @@ impl Rings {
         })
     }
 
+    /// Returns how many records were taken out of either, by whomever.
+    pub fn taken(&self) -> u64 {
+        self.priority.memory.taken() + self.opens.memory.taken()
+    }
+
+    /// Returns the ring that keeps notes for a successor.
+    pub fn notes(&self) -> &RingMemory {
+        &self.priority.memory
+    }
+
     /// Hands over what is in the rings, at most [`RECORDS_PER_CALL_MAX`]
     /// records. Returns how many that were.
     pub fn drain(&mut self, take: impl FnMut(&[u8])) -> usize {

@@ -1,31 +1,42 @@
 //! The sensor: the loaded programs and everything that belongs to them.
 
-use std::{collections::VecDeque, fs, io, os::unix::fs::MetadataExt as _, path::Path};
-
-use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
-use ring::rand::{SecureRandom as _, SystemRandom};
+
+use aya::{Btf, EbpfLoader};
+use ring::{
+    digest,
+    rand::{SecureRandom as _, SystemRandom},
+};
 use serde::{Deserialize, Serialize};
-use shrike_agent_ebpf::{HASH_WORDS, counter::Counters};
+use shrike_agent_ebpf::{HASH_WORDS, guard_rail::Agent};
 use shrike_proto::{
     event::{Event, Verdict},
     id::{Generation, SequenceNumber},
-    policy::{PathPattern, PolicySet},
+    policy::{PathPattern, PolicyHash, PolicySet},
 };
 
 use super::{
-    AppliedPolicy, ApplyError, Attachment, DecodeError, HookState, KernelCounters, Miscount,
-    RuleTable, Sample, SensorError,
+    AppliedPolicy, ApplyError, Attachment, DecodeError, HookCounters, HookState, KernelCounters,
+    Miscount, RuleTable, Sample, SensorError,
     continuity::Continuity,
-    counters, decode,
+    decode,
     guard_rails::GuardRails,
     hooks::{self, Attached},
     object, offsets,
+    overlap::Overlap,
+    pins::{self, Guard, PinError, Pins, Place},
     policy_maps::{self, PolicyMaps},
-    rings::{RECORDS_PER_CALL_MAX, Rings},
+    programs::Programs,
+    rings::RECORDS_PER_CALL_MAX,
+    running::{Maps, Running},
 };
+use crate::error::chain;
 
 /// Which opens are events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -90,6 +101,9 @@ pub struct SensorOptions {
     pub kills_per_minute: u32,
     /// Programs that are never killed.
     pub never_kill: Vec<PathPattern>,
+    /// Where everything is pinned, so that it outlives this process; `None`:
+    /// nowhere.
+    pub pin: Option<PathBuf>,
 }
 
 /// 16 MiB: some 50,000 opens, about a second of the busiest node.
@@ -120,6 +134,7 @@ impl Default for SensorOptions {
             attachment: None,
             kills_per_minute: KILLS_PER_MINUTE_DEFAULT,
             never_kill: never_kill_default(),
+            pin: None,
         }
     }
 }
@@ -128,12 +143,37 @@ impl Default for SensorOptions {
 /// in the ring.
 const TABLES_MAX: usize = 16;
 
+/// Programs that are detached may run on for a moment: the kernel lets go of
+/// a link that was pinned when it comes to it.
+const LEAVING: Duration = Duration::from_millis(500);
+
+/// The maps that a successor needs.
+const PINNED_MAPS: [&str; 9] = [
+    "COUNTERS",
+    "EVENTS",
+    "KILLS",
+    "PLANS",
+    "POLICY",
+    "PRIORITY",
+    "PROTECTED",
+    ".data.agent",
+    policy_maps::IN_FORCE,
+];
+
 /// The programs in the kernel, their rings and their maps.
 ///
-/// Dropping it detaches and unloads everything.
+/// Dropping it detaches and unloads everything that is not pinned.
 pub struct Sensor {
-    rings: Rings,
-    counters: PerCpuArray<MapData, Counters>,
+    running: Running,
+    /// Programs of an agent before, which are to be replaced.
+    before: Vec<Before>,
+    /// Folders of such programs that cannot be opened.
+    strays: Vec<Place>,
+    /// Since when the programs before are leaving.
+    leaving: Option<Instant>,
+    overlap: Option<Overlap>,
+    /// What programs counted that are gone.
+    gone: KernelCounters,
     policy: PolicyMaps,
     tables: VecDeque<(Generation, RuleTable)>,
     applied: Option<AppliedPolicy>,
@@ -141,19 +181,37 @@ pub struct Sensor {
     offsets: offsets::Table,
     hooks: Vec<HookState>,
     undecodable: u64,
-    continuity: Continuity,
+    /// `None` where records of two sets of programs came out, each with its
+    /// own numbers.
+    continuity: Option<Continuity>,
     behind: bool,
-    /// What was counted before every hook was in place: operations of which
-    /// only the end was seen.
-    halves: KernelCounters,
-    detached: bool,
-    missed: u64,
-    ebpf: Ebpf,
+    agent: Agent,
+    guard: Option<Guard>,
+    _pins: Option<Pins>,
+}
+
+/// Programs of an agent before, and the generation that they enforce.
+struct Before {
+    running: Running,
+    generation: Generation,
+}
+
+/// What became of the policy of an agent before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resumed {
+    /// There was none.
+    Nothing,
+    /// This one is in force, as it was.
+    InForce(AppliedPolicy, PolicyHash),
+    /// Rules are in force whose names nobody knows, or they are enforced by
+    /// the programs before; the reason, for a person.
+    Unknown(String),
 }
 
 impl Sensor {
-    /// Looks up the kernel's offsets, loads the programs and attaches them.
-    /// Must be called on a tokio runtime.
+    /// Looks up the kernel's offsets, loads the programs and attaches them,
+    /// or takes over those of an agent before that are the same. Must be
+    /// called on a tokio runtime.
     ///
     /// # Errors
     /// [`SensorError`] says in one line what this kernel lacks, or what the
@@ -163,53 +221,80 @@ impl Sensor {
         check_ring_size(options.priority_ring_bytes)?;
         check_pid_namespace()?;
         let table = offsets::resolve()?;
-        let offsets = table.offsets();
         check_kprobes()?;
-        let btf =
-            Btf::from_sys_fs().map_err(|error| SensorError::UnreadableBtf(error.to_string()))?;
-        let agent = std::process::id();
-        let record_opens = options.opens.number();
-        let hash_keys = random_odd_words()?;
-        let exec_environment = options.exec_environment.number();
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
-            .override_global("OFFSETS", &offsets, true)
-            .override_global("AGENT_TGID", &agent, true)
-            .override_global("RECORD_OPENS", &record_opens, true)
-            .override_global("EXEC_ENVIRONMENT", &exec_environment, true)
-            .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
-            .override_global("HASH_KEYS", &hash_keys[..], true)
-            .map_max_entries("EVENTS", options.ring_bytes)
-            .map_max_entries("PRIORITY", options.priority_ring_bytes)
-            .load(&object::relocate(table.values())?)
-            .map_err(load_error)?;
-        let rings = Rings::open(
-            (ring(&ebpf, "PRIORITY")?, options.priority_ring_bytes),
-            (ring(&ebpf, "EVENTS")?, options.ring_bytes),
-        )
-        .map_err(SensorError::Poll)?;
-        let counters: PerCpuArray<MapData, Counters> = take(&mut ebpf, "COUNTERS")?;
-        let in_force: Array<MapData, _> = take(&mut ebpf, policy_maps::IN_FORCE)?;
-        let plans: Array<MapData, _> = take(&mut ebpf, "PLANS")?;
-        let names: HashMap<MapData, _, _> = take(&mut ebpf, "POLICY")?;
-        let kills: Array<MapData, _> = take(&mut ebpf, "KILLS")?;
+        let agent = this_process()?;
+        let digest = build_digest(&table, options);
+        let pins = options.pin.as_deref().map(Pins::own).transpose()?;
+        let mut own = None;
+        let mut before = Vec::new();
+        let mut strays = Vec::new();
+        let places = match &pins {
+            Some(pins) => pins.places()?,
+            None => Vec::new(),
+        };
+        for place in places {
+            match open(&place, agent) {
+                Ok((running, maps)) if place.digest == digest && running.is_whole() => {
+                    own = Some((running, maps, place.attachment));
+                }
+                Ok((running, mut maps)) => {
+                    if place.digest == digest {
+                        tracing::error!(at = %place.path.display(), "somebody detached programs while no agent ran: all of them are replaced");
+                    }
+                    before.push(Before {
+                        generation: policy_maps::generation_in(&mut maps)?,
+                        running,
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(at = %place.path.display(), error = chain(&error), "the programs of an agent before cannot be opened: they are replaced, and what their rings hold is lost");
+                    strays.push(place);
+                }
+            }
+        }
+        let continuity = match (&own, before.is_empty()) {
+            (None, true) => Some(Continuity::default()),
+            (Some(_), true) => Some(Continuity::joining()),
+            (_, false) => None,
+        };
+        let (running, mut maps, attachment, hooks) = match own {
+            Some((mut running, maps, attachment)) => {
+                running.resume()?;
+                let hooks = hooks::adopted(
+                    attachment,
+                    options.opens,
+                    options.attachment,
+                    &running.programs,
+                );
+                tracing::info!("took over the programs of the agent before");
+                (running, maps, attachment, hooks)
+            }
+            None => start(&table, options, agent, pins.as_ref(), &digest)?,
+        };
+        for one in &mut before {
+            one.running.resume()?;
+        }
+        let in_force = maps.take(policy_maps::IN_FORCE)?;
+        let plans = maps.take("PLANS")?;
+        let names = maps.take("POLICY")?;
         let mut rails = GuardRails::new(
-            take(&mut ebpf, "PROTECTED")?,
-            kills,
+            maps.take("PROTECTED")?,
+            maps.take("KILLS")?,
             options.never_kill.clone(),
         );
         rails.protect().map_err(|source| SensorError::Map {
             map: "PROTECTED",
             source: Box::new(source),
         })?;
-        let Attached { attachment, hooks } =
-            hooks::attach(&mut ebpf, &btf, options.opens, options.attachment)?;
-        let halves = read_counters(&counters)?;
-        drop(btf);
+        let guard = running.place.as_ref().map(Place::guard).transpose()?;
         return_memory();
         Ok(Self {
-            rings,
-            counters,
+            running,
+            before,
+            strays,
+            leaving: None,
+            overlap: None,
+            gone: KernelCounters::default(),
             policy: PolicyMaps::new(attachment, in_force, plans, names, rails),
             tables: VecDeque::new(),
             applied: None,
@@ -217,12 +302,11 @@ impl Sensor {
             offsets: table,
             hooks,
             undecodable: 0,
-            continuity: Continuity::default(),
+            continuity,
             behind: false,
-            halves,
-            detached: false,
-            missed: 0,
-            ebpf,
+            agent,
+            guard,
+            _pins: pins,
         })
     }
 
@@ -242,6 +326,70 @@ impl Sensor {
         self.attachment
     }
 
+    /// Says whether the programs outlive this process.
+    pub fn is_pinned(&self) -> bool {
+        self.running.place.is_some()
+    }
+
+    /// Goes on with the policy of an agent before, given the sets that are
+    /// kept on this machine: leaves it in force where it is, puts it into new
+    /// programs, and learns the names of the rules.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map.
+    pub fn resume(&mut self, sets: &[PolicySet]) -> Result<Resumed, ApplyError> {
+        for set in sets {
+            match self.policy.table(set) {
+                Ok(table) => self.remember(set.generation, table),
+                Err(error) => {
+                    tracing::error!(generation = %set.generation, error = chain(&error), "a policy that is kept here cannot be used")
+                }
+            }
+        }
+        let adopted = self.policy.generation()?;
+        let before = self
+            .before
+            .iter()
+            .map(|before| before.generation)
+            .max()
+            .unwrap_or_default();
+        let wanted = match (adopted, before) {
+            (Generation::NONE, Generation::NONE) => sets.iter().map(|set| set.generation).max(),
+            (Generation::NONE, before) => Some(before),
+            (adopted, _) => Some(adopted),
+        };
+        let Some(wanted) = wanted else {
+            self.replace(boot_time_ns());
+            return Ok(Resumed::Nothing);
+        };
+        let Some(set) = sets.iter().find(|set| set.generation == wanted) else {
+            return Ok(Resumed::Unknown(format!(
+                "generation {wanted} is in force, and this machine does not keep its policies: its rules have no names until a collector sends them"
+            )));
+        };
+        if adopted == wanted {
+            match self.policy.adopt(set) {
+                Ok((applied, table)) => {
+                    self.remember(applied.generation, table);
+                    self.applied = Some(applied);
+                    self.replace(boot_time_ns());
+                    return Ok(Resumed::InForce(applied, set.hash()));
+                }
+                Err(error) => tracing::error!(
+                    error = chain(&error),
+                    "somebody changed the policy maps while no agent ran: they are written again"
+                ),
+            }
+        }
+        Ok(match self.apply(set) {
+            Ok(applied) => Resumed::InForce(applied, set.hash()),
+            Err(error) => Resumed::Unknown(format!(
+                "generation {wanted} cannot be put into these programs: {}",
+                chain(&error)
+            )),
+        })
+    }
+
     /// Waits until it is time to [`drain`](Self::drain). Cancelling it loses
     /// nothing.
     ///
@@ -251,7 +399,7 @@ impl Sensor {
         // A ring that was emptied is left to fill: taking records out one by
         // one would cost more than they do.
         if !self.behind {
-            self.rings.wait().await?;
+            self.running.rings.wait().await?;
         }
         Ok(())
     }
@@ -273,24 +421,103 @@ impl Sensor {
     /// Sequence number and wall-clock time are 0: they are the agent's to
     /// give.
     pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
+        let taken = if self.before.is_empty() {
+            self.drain_own(&mut take)
+        } else {
+            self.drain_before(&mut take)
+        };
+        self.behind = taken >= RECORDS_PER_CALL_MAX;
+        taken
+    }
+
+    fn drain_own(&mut self, take: &mut impl FnMut(Event)) -> usize {
         let tables = &self.tables;
         let undecodable = &mut self.undecodable;
-        let continuity = &mut self.continuity;
-        // One event at a time goes all the way: its memory is in the cache and
-        // is used again for the next one.
-        let taken = self.rings.drain(|record| match decode(record) {
-            Ok(sample) => {
-                continuity.receive(sample.cpu, sample.cpu_sequence);
-                take(name_rule(sample, tables));
-            }
-            Err(error) => {
-                continuity.receive_undecodable();
-                *undecodable += 1;
-                report_undecodable(*undecodable, &error);
+        let Some(overlap) = &mut self.overlap else {
+            // One event at a time goes all the way: its memory is in the cache
+            // and is used again for the next one.
+            let continuity = &mut self.continuity;
+            return self.running.rings.drain(|record| {
+                let event = event_of(record, tables, undecodable);
+                if let Some(continuity) = continuity {
+                    match &event {
+                        Some(event) => continuity.receive(event.cpu, event.cpu_sequence),
+                        None => continuity.receive_undecodable(),
+                    }
+                }
+                if let Some(event) = event {
+                    take(event);
+                }
+            });
+        };
+        let began = boot_time_ns();
+        let taken = self.running.rings.drain(|record| {
+            let event = event_of(record, tables, undecodable);
+            if let Some(event) = event.and_then(|event| overlap.new_one(event)) {
+                take(event);
             }
         });
-        self.behind = taken == RECORDS_PER_CALL_MAX;
+        if taken < RECORDS_PER_CALL_MAX && overlap.is_over(began) {
+            overlap.rest().into_iter().for_each(take);
+            self.gone.add(&doubles(overlap));
+            self.overlap = None;
+        }
         taken
+    }
+
+    /// Takes out what the programs before have recorded: it is older than
+    /// what the new ones have.
+    fn drain_before(&mut self, take: &mut impl FnMut(Event)) -> usize {
+        let tables = &self.tables;
+        let undecodable = &mut self.undecodable;
+        let overlap = &mut self.overlap;
+        let mut taken = 0;
+        for before in &mut self.before {
+            let readable = before.running.is_readable();
+            taken += before.running.rings.drain(|record| {
+                if !readable {
+                    *undecodable += 1;
+                    return;
+                }
+                let event = event_of(record, tables, undecodable);
+                let event = match overlap {
+                    Some(overlap) => event.and_then(|event| overlap.old(event)),
+                    None => event,
+                };
+                if let Some(event) = event {
+                    take(event);
+                }
+            });
+        }
+        match self.leaving {
+            // They still decide, so what they record counts.
+            None => {
+                self.running.rings.drain(|_| {});
+            }
+            Some(since) if taken == 0 && since.elapsed() >= LEAVING => self.forget_before(),
+            Some(_) => {}
+        }
+        taken
+    }
+
+    fn forget_before(&mut self) {
+        if let Some(overlap) = &mut self.overlap {
+            overlap.extend(boot_time_ns());
+        }
+        for before in self.before.drain(..) {
+            match before.running.counters() {
+                Ok(counters) => self.gone.add(&counters),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "cannot read the counters of before");
+                }
+            }
+            if let Some(place) = &before.running.place
+                && let Err(error) = place.remove()
+            {
+                tracing::error!(error = chain(&error), "the pins of before stay behind");
+            }
+        }
+        tracing::info!("the programs of the agent before are replaced");
     }
 
     /// Swaps the rules in force, whole. On an error the ones before stay.
@@ -299,12 +526,11 @@ impl Sensor {
     /// # Errors
     /// [`ApplyError`] when the node cannot carry the set out as written.
     pub fn apply(&mut self, set: &PolicySet) -> Result<AppliedPolicy, ApplyError> {
+        let cut = boot_time_ns();
         let (applied, table) = self.policy.apply(set)?;
-        if self.tables.len() == TABLES_MAX {
-            self.tables.pop_back();
-        }
-        self.tables.push_front((applied.generation, table));
+        self.remember(applied.generation, table);
         self.applied = Some(applied);
+        self.replace(cut);
         Ok(applied)
     }
 
@@ -319,25 +545,73 @@ impl Sensor {
         Ok(())
     }
 
+    /// Says whether rules are in force, or programs of an agent before are
+    /// being replaced: no time to try other rules.
+    pub fn is_in_use(&self) -> bool {
+        let none = Generation::NONE;
+        !self.before.is_empty()
+            || self.overlap.is_some()
+            || self
+                .policy
+                .generation()
+                .map_or(true, |generation| generation != none)
+    }
+
+    fn remember(&mut self, generation: Generation, table: RuleTable) {
+        self.tables.retain(|(known, _)| *known != generation);
+        self.tables.truncate(TABLES_MAX - 1);
+        self.tables.push_front((generation, table));
+    }
+
+    /// Detaches the programs of an agent before: the new ones decide alone.
+    /// What was recorded up to the cut is theirs to tell.
+    fn replace(&mut self, cut: u64) {
+        for place in self.strays.drain(..) {
+            if let Err(error) = place.remove() {
+                tracing::error!(error = chain(&error), "programs of before stay attached");
+            }
+        }
+        if self.before.is_empty() || self.leaving.is_some() {
+            return;
+        }
+        if let Err(error) = self.running.begin_again() {
+            tracing::error!(error = chain(&error), "cannot read the counters");
+        }
+        for before in &mut self.before {
+            if let Some(place) = &before.running.place
+                && let Err(error) = place.remove_links()
+            {
+                tracing::error!(error = chain(&error), "programs of before stay attached");
+            }
+        }
+        pins::wait_for_pins();
+        for before in &mut self.before {
+            before.running.detach();
+        }
+        self.overlap = Some(Overlap::new(cut, boot_time_ns()));
+        self.leaving = Some(Instant::now());
+    }
+
     /// Returns the generation in force.
     pub fn applied(&self) -> Option<AppliedPolicy> {
         self.applied
     }
 
-    /// Returns what the hooks counted since the start.
+    /// Returns what the hooks counted since the start, and what they counted
+    /// before it that no agent reported.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn counters(&self) -> Result<KernelCounters, SensorError> {
-        let mut counters = read_counters(&self.counters)?;
-        counters.forget_halves(&self.halves);
-        let misses = if self.detached {
-            self.missed
-        } else {
-            hooks::recursion_misses(&self.ebpf)
-        };
-        if misses > 0 {
-            counters.hooks.entry("probes").or_default().missed = misses;
+        let mut counters = self.gone.clone();
+        for before in &self.before {
+            counters.add(&before.running.counters()?);
+        }
+        if self.before.is_empty() || self.leaving.is_some() {
+            counters.add(&self.running.counters()?);
+        }
+        if let Some(overlap) = &self.overlap {
+            counters.add(&doubles(overlap));
         }
         Ok(counters)
     }
@@ -349,16 +623,29 @@ impl Sensor {
         if self.behind {
             return None;
         }
-        self.continuity.check(before.counted(), after.counted())
+        let continuity = self.continuity.as_mut()?;
+        continuity.check(before.counted(), after.counted())
+    }
+
+    /// Compares what is in the kernel with what was put there, mends what
+    /// somebody changed, and returns what that was, for people.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map.
+    pub fn mend(&mut self) -> Result<Vec<String>, ApplyError> {
+        let mut found = self.policy.mend()?;
+        if self.running.own(self.agent).unwrap_or_default() {
+            found.push("another process was made the agent".to_owned());
+        }
+        found.extend(self.guard.as_ref().and_then(Guard::mend));
+        Ok(found)
     }
 
     /// Takes the hooks out of the kernel: nothing is recorded or decided from
     /// here on. What is in the ring stays there to be drained, and the counts
     /// are final. Blocks until no hook runs any more.
     pub fn detach(&mut self) {
-        self.missed = hooks::recursion_misses(&self.ebpf);
-        hooks::detach(&mut self.ebpf);
-        self.detached = true;
+        self.running.detach();
     }
 
     /// Returns how many records were not of their form.
@@ -369,7 +656,158 @@ impl Sensor {
     /// Returns each program's name and how many instructions the verifier
     /// looked at.
     pub fn verified_instructions(&self) -> Vec<(String, u32)> {
-        hooks::verified_instructions(&self.ebpf)
+        self.running.programs.verified_instructions()
+    }
+}
+
+/// Opens the programs that are pinned at a place, and makes them ours.
+fn open(place: &Place, agent: Agent) -> Result<(Running, Maps), SensorError> {
+    let pinned = place.open()?;
+    let mut maps = Maps(pinned.maps);
+    let mut running = Running::new(&mut maps, pinned.programs, Some(place.clone()))?;
+    running.own(agent)?;
+    Ok((running, maps))
+}
+
+type Started = (Running, Maps, Attachment, Vec<HookState>);
+
+/// Loads and attaches new programs, and pins them.
+fn start(
+    table: &offsets::Table,
+    options: &SensorOptions,
+    agent: Agent,
+    pins: Option<&Pins>,
+    digest: &str,
+) -> Result<Started, SensorError> {
+    let btf = Btf::from_sys_fs().map_err(|error| SensorError::UnreadableBtf(error.to_string()))?;
+    let offsets = table.offsets();
+    let record_opens = options.opens.number();
+    let hash_keys = random_odd_words()?;
+    let exec_environment = options.exec_environment.number();
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("RECORD_OPENS", &record_opens, true)
+        .override_global("EXEC_ENVIRONMENT", &exec_environment, true)
+        .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
+        .override_global("HASH_KEYS", &hash_keys[..], true)
+        .override_global("AGENT", &agent, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries("PRIORITY", options.priority_ring_bytes)
+        .load(&object::relocate(table.values())?)
+        .map_err(load_error)?;
+    let Attached {
+        attachment,
+        hooks,
+        mut programs,
+    } = hooks::attach(&mut ebpf, &btf, options.opens, options.attachment)?;
+    let mut maps = Maps(Vec::new());
+    for name in PINNED_MAPS {
+        let map = ebpf.take_map(name).ok_or(SensorError::ObjectPart(name))?;
+        maps.0.push((name.to_owned(), map));
+    }
+    let place = match pins {
+        Some(pins) => pin(pins, digest, attachment, &mut programs, &maps)?,
+        None => None,
+    };
+    let mut running = Running::new(&mut maps, programs, place)?;
+    running.begin()?;
+    Ok((running, maps, attachment, hooks))
+}
+
+/// Pins what was attached. That a kernel cannot is no reason not to run.
+fn pin(
+    pins: &Pins,
+    digest: &str,
+    attachment: Attachment,
+    programs: &mut Programs,
+    maps: &Maps,
+) -> Result<Option<Place>, SensorError> {
+    let maps = maps.0.iter().map(|(name, map)| (name.as_str(), map));
+    match pins.pin(digest, attachment, programs, maps) {
+        Ok(place) => Ok(Some(place)),
+        Err(error @ PinError::NotPinnable) => {
+            tracing::error!("{error}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns what tells programs from others that are not the same: the object
+/// and everything that is compiled into it.
+fn build_digest(table: &offsets::Table, options: &SensorOptions) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(object::OBJECT);
+    for (field, offset) in table.iter() {
+        context.update(format!("{field} {offset:?};").as_bytes());
+    }
+    let SensorOptions {
+        ring_bytes,
+        priority_ring_bytes,
+        opens,
+        exec_environment,
+        attachment,
+        kills_per_minute,
+        // These can be changed while the programs run.
+        never_kill: _,
+        pin: _,
+    } = options;
+    context.update(
+        format!(
+            "{ring_bytes} {priority_ring_bytes} {opens:?} {exec_environment:?} {attachment:?} {kills_per_minute}"
+        )
+        .as_bytes(),
+    );
+    let digest = context.finish();
+    digest.as_ref()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Returns this process, as the programs know the agent.
+fn this_process() -> Result<Agent, SensorError> {
+    let stat = fs::read_to_string("/proc/self/stat").map_err(SensorError::Proc)?;
+    // Behind the name, which may hold anything: the start is field 22.
+    let start = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
+        .and_then(|ticks| ticks.parse().ok())
+        .ok_or_else(|| SensorError::Proc(io::ErrorKind::InvalidData.into()))?;
+    Ok(Agent {
+        tgid: std::process::id().into(),
+        start_ticks: start,
+    })
+}
+
+fn boot_time_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn doubles(overlap: &Overlap) -> KernelCounters {
+    let counters = HookCounters {
+        filtered_repeated: overlap.doubles(),
+        ..HookCounters::default()
+    };
+    KernelCounters {
+        hooks: BTreeMap::from([("overlap", counters)]),
+    }
+}
+
+fn event_of(
+    record: &[u8],
+    tables: &VecDeque<(Generation, RuleTable)>,
+    undecodable: &mut u64,
+) -> Option<Event> {
+    match decode(record) {
+        Ok(sample) => Some(name_rule(sample, tables)),
+        Err(error) => {
+            *undecodable += 1;
+            report_undecodable(*undecodable, &error);
+            None
+        }
     }
 }
 
@@ -394,13 +832,6 @@ fn return_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-fn read_counters(map: &PerCpuArray<MapData, Counters>) -> Result<KernelCounters, SensorError> {
-    counters::read(map).map_err(|source| SensorError::Map {
-        map: "COUNTERS",
-        source: Box::new(source),
-    })
 }
 
 fn check_ring_size(bytes: u32) -> Result<(), SensorError> {
@@ -442,24 +873,6 @@ fn load_error(error: aya::EbpfError) -> SensorError {
         cause = inner.source();
     }
     SensorError::LoadObject(Box::new(error))
-}
-
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SensorError>
-where
-    T: TryFrom<Map, Error = aya::maps::MapError>,
-{
-    let map = ebpf.take_map(name).ok_or(SensorError::ObjectPart(name))?;
-    T::try_from(map).map_err(|source| SensorError::Map {
-        map: name,
-        source: Box::new(source),
-    })
-}
-
-fn ring<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, SensorError> {
-    match ebpf.map(name) {
-        Some(Map::RingBuf(map)) => Ok(map),
-        _ => Err(SensorError::ObjectPart(name)),
-    }
 }
 
 /// Puts names in the place of the rule's number.

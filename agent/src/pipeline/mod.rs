@@ -14,9 +14,11 @@
 
 mod intake;
 mod ledger;
+mod tampering;
 
 pub use intake::{Counts, Intake};
 pub(crate) use ledger::ledger;
+use tampering::Tampering;
 
 use std::{
     sync::Arc,
@@ -24,6 +26,7 @@ use std::{
 };
 
 use rustls::ClientConfig;
+use shrike_proto::wire::ingest;
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
@@ -35,6 +38,7 @@ use crate::{
     doctor::Bystanders,
     error::{AgentError, chain},
     kernel::Sensor,
+    policy_store::PolicyStore,
     session::{Attempt, Command, LINK_REPORTS_MAX, Link, Report, Session, SessionOptions},
 };
 
@@ -45,6 +49,10 @@ pub const APPLY_REQUESTS_MAX: usize = 1;
 /// The kernel's counters are read this often: as often as a ledger goes out
 /// on its own.
 const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is in force is compared with what was put there this often: some
+/// hundred calls into the kernel.
+const INSPECT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Longest time for the queue to empty when the agent stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,6 +80,10 @@ pub struct PipelineOptions {
     pub requests: mpsc::Receiver<ApplyRequest>,
     /// Where the generation in force is told.
     pub applied: watch::Sender<Option<Applied>>,
+    /// Where policy sets are kept.
+    pub store: PolicyStore,
+    /// Where the node's state is told.
+    pub info: watch::Sender<ingest::NodeInfo>,
 }
 
 /// The task that owns the sensor, the process table, the queue and the
@@ -87,6 +99,10 @@ pub struct Pipeline {
     reports: mpsc::Receiver<(Attempt, Report)>,
     report: mpsc::Sender<(Attempt, Report)>,
     ledger_after: Instant,
+    store: PolicyStore,
+    info: watch::Sender<ingest::NodeInfo>,
+    inspect_after: Instant,
+    tampering: Tampering,
 }
 
 impl Pipeline {
@@ -110,6 +126,10 @@ impl Pipeline {
             reports,
             report,
             ledger_after: now,
+            store: options.store,
+            info: options.info,
+            inspect_after: now + INSPECT_INTERVAL,
+            tampering: Tampering::default(),
         }
     }
 
@@ -164,6 +184,10 @@ impl Pipeline {
             self.raise_alerts(now);
             self.count();
         }
+        if now >= self.inspect_after {
+            self.inspect(now);
+            self.inspect_after = now + INSPECT_INTERVAL;
+        }
         let commands = self.session.advance(now);
         self.execute(commands, now);
     }
@@ -181,6 +205,29 @@ impl Pipeline {
         if let Some(miscount) = self.sensor.check(&before, &after) {
             self.intake.raise_miscount(&miscount);
         }
+    }
+
+    /// Looks whether everything in the kernel is as it was left, and tells
+    /// the collector where it is not.
+    fn inspect(&mut self, now: Instant) {
+        let found = match block_in_place(|| self.sensor.mend()) {
+            Ok(found) => found,
+            Err(error) => vec![format!(
+                "what is in force cannot be read: {}",
+                chain(&error)
+            )],
+        };
+        if !self.tampering.note(&found) {
+            return;
+        }
+        for what in &found {
+            tracing::error!(what, "somebody tampers with the enforcement");
+        }
+        self.info
+            .send_modify(|info| self.tampering.tell(&mut info.hooks));
+        let info = self.info.borrow().clone();
+        let commands = self.session.set_info(info, now);
+        self.execute(commands, now);
     }
 
     fn count(&mut self) {
@@ -252,6 +299,13 @@ impl Pipeline {
     }
 
     fn apply(&mut self, request: ApplyRequest) {
+        // First onto the disk: what is in force is always among what is kept.
+        if let Err(error) = block_in_place(|| self.store.keep(&request.set)) {
+            tracing::error!(
+                %error,
+                "the policy cannot be kept: the next agent will not know its rules' names"
+            );
+        }
         let hash = request.set.hash();
         let result = {
             let _span = tracing::info_span!(
@@ -271,6 +325,7 @@ impl Pipeline {
                     hash,
                     map_digest: applied.digest,
                 };
+                self.store.forget_but(applied.generation);
                 self.applied.send_replace(Some(applied));
                 Ok(applied)
             }
@@ -282,7 +337,12 @@ impl Pipeline {
 
     /// Takes out what the ring holds, delivers what the queue holds.
     async fn finish(mut self) {
-        self.drain_ring();
+        if self.sensor.is_pinned() {
+            // The hooks stay, and what is in the ring is the successor's.
+            tracing::info!("enforcement goes on without the agent");
+        } else {
+            self.drain_ring();
+        }
         let now = Instant::now();
         self.count();
         let commands = self.session.handle_stop(now);

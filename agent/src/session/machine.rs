@@ -176,6 +176,17 @@ impl Session {
         self.ledger = ledger;
     }
 
+    /// Tells the collector how the node stands: only a hello says so, so the
+    /// session begins again.
+    pub fn set_info(&mut self, info: ingest::NodeInfo, now: Instant) -> Vec<Command> {
+        self.options.info = info;
+        let mut commands = Vec::new();
+        if !matches!(self.state, State::Waiting { .. }) {
+            self.abandon("the node's state has changed", now, &mut commands);
+        }
+        commands
+    }
+
     /// Does whatever is due.
     pub fn advance(&mut self, now: Instant) -> Vec<Command> {
         self.queue.cut_if_due(now);

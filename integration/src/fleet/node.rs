@@ -23,6 +23,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// SIGTERM.
 const TERMINATE: i32 = 15;
 
+/// SIGKILL.
+const KILL: i32 = 9;
+
 /// A machine that has, or had, an agent.
 pub struct Node {
     /// The machine.
@@ -124,6 +127,17 @@ impl Node {
             );
         }
         Ok(finished)
+    }
+
+    /// Kills the agent (SIGKILL): it does nothing any more, and tidies nothing
+    /// up.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn kill_agent(&mut self) -> Result<Finished> {
+        let job = self.agent.take().context("no agent runs")?;
+        job.signal(KILL)?;
+        job.wait(STOP_TIMEOUT)
     }
 
     /// Whether an agent runs.

@@ -15,6 +15,7 @@ mod fixture;
 mod identity;
 mod images;
 mod load;
+mod pins;
 mod policy;
 mod proof;
 mod receipts;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         alone::CLAIMS,
         rings::CLAIMS,
         verifier::CLAIMS,
+        pins::CLAIMS,
         proof::CLAIMS,
     ];
     let trials = claims
