@@ -23,4 +23,4 @@ mod user;
 
 /// Words that one of the programs' hashes takes at most: as many secret
 /// multipliers they get.
-pub const HASH_WORDS: usize = 11;
+pub const HASH_WORDS: usize = 12;

@@ -7,7 +7,7 @@
 //! rules, and that nothing has moved since.
 //!
 //! ```text
-//! directory  = mount · namespace · its mount event · moves · inode
+//! directory  = mount · namespace · its mount event · moves · inode · dentry
 //! file       = directory · hash and length of the name · inode · i_generation
 //! ```
 //!
@@ -60,7 +60,10 @@ impl Place {
                 .word::<1>(number(namespace, base))
                 .word::<2>(event)
                 .word::<3>(MOVES.get())
-                .word::<4>(field!(inode, inode_number)),
+                .word::<4>(field!(inode, inode_number))
+                // One mount can show two directories of one number: btrfs
+                // numbers the files of each subvolume anew.
+                .word::<11>(number(parent, base)),
         ))
     }
 
