@@ -23,6 +23,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -45,6 +47,11 @@ const _: () = assert!(17 * (BLOCK_BYTES_MAX + 1024) < SEGMENT_BYTES / 4);
 
 /// Pages that sled keeps in memory.
 const CACHE_BYTES: u64 = 128 << 20;
+
+/// How long an open waits for the lock on the file. Sled's threads tell of a
+/// finished write before they let go of the file, so that it can stay locked
+/// for a moment after the last handle went.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -378,13 +385,22 @@ fn open(folder: &Path) -> Result<Handle, StoreError> {
         .mode(sled::Mode::HighThroughput)
         // The writer flushes; a timer would only take its place in the queue.
         .flush_every_ms(None);
-    // Sled asserts where it finds its own files inconsistent.
-    let db = catch_unwind(AssertUnwindSafe(|| config.open()))
-        .map_err(|_| StoreError::Corrupt {
-            path: folder.to_owned(),
-            source: "its files contradict each other".into(),
-        })?
-        .map_err(|source| open_error(folder, source))?;
+    let started = Instant::now();
+    let db = loop {
+        // Sled asserts where it finds its own files inconsistent.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| StoreError::Corrupt {
+                path: folder.to_owned(),
+                source: "its files contradict each other".into(),
+            })?
+            .map_err(|source| open_error(folder, source));
+        match opened {
+            Err(StoreError::InUse { .. }) if started.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            other => break other?,
+        }
+    };
     let file = File::open(folder.join("db")).map_err(|source| StoreError::Folder {
         operation: "read",
         path: folder.to_owned(),
@@ -496,5 +512,39 @@ fn backend(
     StoreError::Backend {
         operation,
         source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked(folder: &Path) -> File {
+        drop(SledStore::open(folder, Existing::OrNew).unwrap());
+        let file = File::open(folder.join("db")).unwrap();
+        // The store that went may hold it for a moment.
+        file.lock().unwrap();
+        file
+    }
+
+    #[test]
+    fn file_that_is_let_go_a_moment_later_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = locked(folder.path());
+        let opened = thread::scope(|scope| {
+            let opened = scope.spawn(|| SledStore::open(folder.path(), Existing::Only));
+            thread::sleep(Duration::from_millis(200));
+            drop(lock);
+            opened.join().unwrap()
+        });
+        opened.unwrap();
+    }
+
+    #[test]
+    fn file_that_stays_locked_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let _lock = locked(folder.path());
+        let error = SledStore::open(folder.path(), Existing::Only).unwrap_err();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     }
 }
