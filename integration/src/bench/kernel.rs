@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cost = (processor time of the load + processor time of what watches it,
-//!         until that has nothing left to do) / operations
+//!         until that has nothing left to do, less what it takes for a run of
+//!         no operations) / operations
 //! ```
 //!
 //! On one processor whose clock is its instruction counter both are exact,
@@ -99,12 +100,10 @@ fn measure(machine: &Machine, contender: &Contender) -> Result<Costs> {
     let mut instructions = Vec::new();
     for load in &LOADS {
         step.update(&format!("{}: {}", contender.title, load.title));
-        load.run(machine, &running, load.count / 10)?;
-        let mut costs = (0..RUNS)
-            .map(|_| load.run(machine, &running, load.count))
-            .collect::<Result<Vec<f64>>>()?;
-        costs.sort_by(f64::total_cmp);
-        instructions.push(costs[RUNS / 2]);
+        load.run(machine, &running, load.count / 10, 0)?;
+        let unloaded = median((0..RUNS).map(|_| load.unloaded(machine, &running)))?;
+        let runs = (0..RUNS).map(|_| load.run(machine, &running, load.count, unloaded));
+        instructions.push(median(runs)?);
     }
     let rest = if contender.is_nothing() {
         None
@@ -125,6 +124,12 @@ fn measure(machine: &Machine, contender: &Contender) -> Result<Costs> {
         rest,
         lost,
     })
+}
+
+fn median<T: PartialOrd>(runs: impl Iterator<Item = Result<T>>) -> Result<T> {
+    let mut runs = runs.collect::<Result<Vec<T>>>()?;
+    runs.sort_by(|one, other| one.partial_cmp(other).expect("costs are numbers"));
+    Ok(runs.swap_remove(runs.len() / 2))
 }
 
 fn show(contender: &Contender, costs: &Costs, bare: &[f64]) {

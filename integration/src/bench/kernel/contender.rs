@@ -268,7 +268,8 @@ impl<'a> Running<'a> {
     }
 
     /// Waits until it has nothing left to do but to watch this very question
-    /// being asked, which is a shell and some dozen opens.
+    /// being asked, which is a shell and some dozen opens: one look is little,
+    /// or three in a row are alike.
     pub fn come_to_rest(&self) -> Result<()> {
         /// Nanoseconds: a percent or two of the time between two looks, and
         /// next to nothing beside thousands of operations.
@@ -276,10 +277,12 @@ impl<'a> Running<'a> {
         if self.pids.is_empty() {
             return Ok(());
         }
+        let mut looks = Vec::new();
         for _ in 0..400 {
             let before = self.spent()?;
             self.machine.shell("sleep 0.5")?;
-            if self.spent()? - before < LITTLE {
+            looks.push(self.spent()? - before);
+            if looks.last().is_some_and(|look| *look < LITTLE) || are_alike(&looks) {
                 return Ok(());
             }
         }
@@ -322,6 +325,18 @@ impl<'a> Running<'a> {
     }
 }
 
+/// Says whether the last three looks, in nanoseconds of half a second, are
+/// alike, and far from those of one that works off what has piled up.
+fn are_alike(looks: &[u64]) -> bool {
+    const MUCH: u64 = 125_000_000;
+    let Some(last) = looks.last_chunk::<3>() else {
+        return false;
+    };
+    let (least, most) = (last.iter().min(), last.iter().max());
+    most.zip(least)
+        .is_some_and(|(most, least)| *most < MUCH && (most - least) * 5 < *most)
+}
+
 /// One that failed half-way must not watch along with the next.
 impl Drop for Running<'_> {
     fn drop(&mut self) {
@@ -353,6 +368,14 @@ mod tests {
         let summary = "ready\nseen 100 = delivered 80 + filtered 10 + lost 10 (ring full)\n";
         assert_eq!(lost_events(summary), Some(10));
         assert_eq!(lost_events("ready\n"), None);
+    }
+
+    #[test]
+    fn looks_are_alike_when_nothing_piles_up() {
+        assert!(are_alike(&[400_000_000, 30_000_000, 29_000_000, 31_000_000]));
+        assert!(!are_alike(&[60_000_000, 40_000_000, 30_000_000]));
+        assert!(!are_alike(&[500_000_000; 3]));
+        assert!(!are_alike(&[20_000_000; 2]));
     }
 
     #[test]

@@ -77,13 +77,31 @@ pub(super) fn plant(machine: &Machine) -> Result<()> {
 
 impl Load {
     /// Runs it and returns instructions for one operation, the watcher's own
-    /// included.
-    pub fn run(&self, machine: &Machine, running: &Running<'_>, count: u64) -> Result<f64> {
+    /// included, but for what it spends anyway, `unloaded` nanoseconds.
+    pub fn run(
+        &self,
+        machine: &Machine,
+        running: &Running<'_>,
+        count: u64,
+        unloaded: u64,
+    ) -> Result<f64> {
+        let (load, watcher) = self.spent(machine, running, count)?;
+        let all = load + watcher.saturating_sub(unloaded);
+        Ok(all as f64 / NANOSECONDS_PER_INSTRUCTION / count as f64)
+    }
+
+    /// Returns what a run of no operations costs the watcher in nanoseconds:
+    /// it sees the runner start, and the questions whether it has come to
+    /// rest.
+    pub fn unloaded(&self, machine: &Machine, running: &Running<'_>) -> Result<u64> {
+        Ok(self.spent(machine, running, 0)?.1)
+    }
+
+    fn spent(&self, machine: &Machine, running: &Running<'_>, count: u64) -> Result<(u64, u64)> {
         let before = running.spent()?;
         let load = work(machine, self.word, count)?;
         running.come_to_rest()?;
-        let watcher = running.spent()? - before;
-        Ok((load + watcher) as f64 / NANOSECONDS_PER_INSTRUCTION / count as f64)
+        Ok((load, running.spent()? - before))
     }
 }
 
