@@ -4,11 +4,12 @@
 //! page 0    position of the reader, notes    written here only
 //! page 1    position of the writers          written by the kernel only
 //! page 2 …  the records: length and flags (4 bytes), 4 bytes, the record, to 8
+//!           the same pages once more, so that no record is in two pieces
 //! ```
 //!
-//! The kernel offers the records twice in a row, so that none is ever in two
-//! pieces. They are mapped once: twice would count as memory of the agent's
-//! twice, and one record in a hundred thousand has two pieces.
+//! Of the records a window is mapped, which moves along with the reader:
+//! mapped pages count as the agent's memory, whether it looks at them or not,
+//! and the largest part of a ring is there for the hour when it is needed.
 //!
 //! The reader's position lives in the ring, not here: who opens a ring that
 //! another one read goes on where that one stopped. The kernel looks at the
@@ -30,7 +31,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicUsize, Ordering},
 };
@@ -51,12 +52,13 @@ const NOTES_AT: usize = 8;
 
 /// A ring that is mapped.
 pub struct RingMemory {
+    ring: OwnedFd,
     positions: Mapping,
-    records: Mapping,
+    written: Mapping,
+    window: Window,
+    window_bytes: usize,
     page: usize,
     capacity: usize,
-    /// A record that lies at the end and at the beginning, in one piece.
-    joined: Vec<u8>,
     /// Of the reader; what the shared page says, since nobody else writes it.
     position: usize,
     /// Records taken since the ring was made, by whomever.
@@ -71,15 +73,21 @@ impl RingMemory {
     /// # Errors
     /// What the kernel said.
     pub fn map(ring: BorrowedFd<'_>, capacity: usize) -> io::Result<Self> {
+        Self::map_with(ring, capacity, WINDOW)
+    }
+
+    fn map_with(ring: BorrowedFd<'_>, capacity: usize, window_bytes: usize) -> io::Result<Self> {
         let page = rustix::param::page_size();
         let positions = Mapping::new(ring, 0, page, libc::PROT_READ | libc::PROT_WRITE)?;
-        let records = Mapping::new(ring, page, page + capacity, libc::PROT_READ)?;
+        let written = Mapping::new(ring, page, page, libc::PROT_READ)?;
         let mut memory = Self {
+            ring: ring.try_clone_to_owned()?,
             positions,
-            records,
+            written,
+            window: Window::default(),
+            window_bytes,
             page,
             capacity,
-            joined: Vec::new(),
             position: 0,
             taken: 0,
             pair: 0,
@@ -129,47 +137,55 @@ impl RingMemory {
     }
 
     fn write_position(&self) -> &AtomicUsize {
-        // SAFETY: as above; the mapping begins with the writers' page.
-        unsafe { self.records.start.cast().as_ref() }
+        // SAFETY: the page begins with it.
+        unsafe { self.written.start.cast().as_ref() }
     }
 
     /// Returns what the ring says of the place at the reader's position.
-    fn word(&self) -> u32 {
-        let place = self.data(self.position & (self.capacity - 1));
+    fn word(&mut self) -> io::Result<u32> {
+        let place = self.data(self.position & (self.capacity - 1), HEADER)?;
         // SAFETY: places are multiples of 8, and the kernel writes this word
         // with an exchange.
         let word = unsafe { place.cast::<AtomicU32>().as_ref() };
-        word.load(Ordering::Acquire)
+        Ok(word.load(Ordering::Acquire))
     }
 
-    /// Returns a place among the records, `offset` bytes from the first one.
-    fn data(&self, offset: usize) -> NonNull<u8> {
-        assert!(offset < self.capacity, "an offset is below the capacity");
-        // SAFETY: the records lie behind the first page.
-        unsafe { self.records.start.add(self.page + offset) }
-    }
-
-    /// Returns a piece of a record that was copied in whole.
-    fn piece(&self, offset: usize, length: usize) -> &[u8] {
-        assert!(length <= self.capacity - offset, "a piece is in the ring");
+    /// Returns the record at the reader's position, which was copied in whole.
+    fn record(&mut self, length: usize) -> io::Result<&[u8]> {
+        let start = (self.position & (self.capacity - 1)) + HEADER;
+        let record = self.data(start, length)?;
         // SAFETY: the kernel does not use the room again before the reader's
-        // position passes it.
-        unsafe { NonNull::slice_from_raw_parts(self.data(offset), length).as_ref() }
+        // position passes it, and the window stays while it is looked at.
+        Ok(unsafe { NonNull::slice_from_raw_parts(record, length).as_ref() })
     }
 
-    /// Returns the record at the reader's position.
-    fn record(&mut self, length: usize) -> &[u8] {
-        let start = (self.position + HEADER) & (self.capacity - 1);
-        let behind = self.capacity - start;
-        if length <= behind {
-            return self.piece(start, length);
+    /// Returns a place among the records, `offset` bytes from the first one,
+    /// with `length` bytes behind it; moves the window there.
+    fn data(&mut self, offset: usize, length: usize) -> io::Result<NonNull<u8>> {
+        if !self.window.contains(offset, length) {
+            let end = 2 * self.capacity;
+            if length > end - offset {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let begin = offset - offset % self.page;
+            let wanted = (offset - begin + length).next_multiple_of(self.page);
+            let bytes = wanted.max(self.window_bytes).min(end - begin);
+            // The one before goes first, or both would be mapped at once.
+            self.window = Window::default();
+            let behind = 2 * self.page + begin;
+            self.window = Window {
+                mapping: Some(Mapping::new(
+                    self.ring.as_fd(),
+                    behind,
+                    bytes,
+                    libc::PROT_READ,
+                )?),
+                begin,
+            };
         }
-        let mut joined = std::mem::take(&mut self.joined);
-        joined.clear();
-        joined.extend_from_slice(self.piece(start, behind));
-        joined.extend_from_slice(self.piece(0, length - behind));
-        self.joined = joined;
-        &self.joined
+        self.window
+            .place(offset)
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     fn pass(&mut self, length: u32, records: usize) {
@@ -185,31 +201,71 @@ impl RingMemory {
     }
 }
 
-impl Source for RingMemory {
-    fn head(&mut self) -> Head<'_> {
+impl RingMemory {
+    fn try_head(&mut self) -> io::Result<Head<'_>> {
         loop {
             if self.waiting() == 0 {
-                return Head::Empty;
+                return Ok(Head::Empty);
             }
-            let word = self.word();
+            let word = self.word()?;
             if word & BUSY != 0 {
-                return Head::Busy;
+                return Ok(Head::Busy);
             }
             if word & DISCARDED != 0 {
                 self.pass(word & !DISCARDED, 0);
                 continue;
             }
-            let length = (word as usize).min(self.capacity);
-            return Head::Record(self.record(length));
+            return self.record(word as usize).map(Head::Record);
         }
+    }
+}
+
+impl Source for RingMemory {
+    fn head(&mut self) -> Head<'_> {
+        // Without a window there is nothing to be had, and nothing is lost:
+        // whoever looks again tries again.
+        self.try_head().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot map the ring's memory");
+            Head::Empty
+        })
     }
 
     fn advance(&mut self) {
-        self.pass(self.word() & !(BUSY | DISCARDED), 1);
+        if let Ok(word) = self.word() {
+            self.pass(word & !(BUSY | DISCARDED), 1);
+        }
     }
 
     fn is_pressed(&self) -> bool {
         self.waiting() > self.capacity / 2
+    }
+}
+
+/// Bytes of the window: a thousand records and more, so that moving it costs
+/// them next to nothing.
+const WINDOW: usize = 1 << 20;
+
+/// The part of the records that is mapped.
+#[derive(Default)]
+struct Window {
+    mapping: Option<Mapping>,
+    /// Where it begins, in bytes behind the first record.
+    begin: usize,
+}
+
+impl Window {
+    fn contains(&self, offset: usize, length: usize) -> bool {
+        self.mapping.as_ref().is_some_and(|mapping| {
+            let behind = offset.wrapping_sub(self.begin);
+            behind <= mapping.length && length <= mapping.length - behind
+        })
+    }
+
+    fn place(&self, offset: usize) -> Option<NonNull<u8>> {
+        let mapping = self.mapping.as_ref()?;
+        let behind = offset.checked_sub(self.begin)?;
+        // SAFETY: it is below the mapping's length.
+        (behind < mapping.length).then(|| unsafe { mapping.start.add(behind) })
     }
 }
 
@@ -259,11 +315,13 @@ mod tests {
 
     use super::*;
 
-    const CAPACITY: usize = 4096;
+    const CAPACITY: usize = 16_384;
+    const SMALL: usize = 4096;
 
     /// A file that is laid out like a ring, and written as the kernel does.
     struct Writer {
         file: File,
+        records: Vec<u8>,
         position: usize,
     }
 
@@ -271,16 +329,24 @@ mod tests {
         fn new() -> Self {
             let file = tempfile::tempfile().unwrap();
             let page = rustix::param::page_size();
-            file.set_len((2 * page + CAPACITY) as u64).unwrap();
-            Self { file, position: 0 }
+            file.set_len((2 * page + 2 * CAPACITY) as u64).unwrap();
+            Self {
+                file,
+                records: vec![0; CAPACITY],
+                position: 0,
+            }
         }
 
         fn write(&mut self, record: &[u8], flags: u32) {
             let page = rustix::param::page_size();
             let header = u64::from(record.len() as u32 | flags).to_ne_bytes();
             for (index, byte) in header.iter().chain(record).enumerate() {
-                let place = 2 * page + (self.position + index) % CAPACITY;
-                self.file.write_all_at(&[*byte], place as u64).unwrap();
+                self.records[(self.position + index) % CAPACITY] = *byte;
+            }
+            // The kernel shows one page in two places.
+            for copy in [0, CAPACITY] {
+                let place = (2 * page + copy) as u64;
+                self.file.write_all_at(&self.records, place).unwrap();
             }
             self.position += (HEADER + record.len()).next_multiple_of(8);
             let position = self.position.to_ne_bytes();
@@ -291,10 +357,10 @@ mod tests {
     proptest! {
         #[test]
         fn every_record_comes_out_whole_wherever_it_lies(
-            records in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 1..900), any::<bool>()), 1..60),
+            records in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 1..5000), any::<bool>()), 1..60),
         ) {
             let mut writer = Writer::new();
-            let mut reader = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
+            let mut reader = RingMemory::map_with(writer.file.as_fd(), CAPACITY, SMALL).unwrap();
             for (record, discarded) in &records {
                 writer.write(record, if *discarded { DISCARDED } else { 0 });
                 if !discarded {
