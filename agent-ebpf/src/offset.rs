@@ -91,6 +91,18 @@ offsets! {
     task_status: "task_struct" ["thread_info.status"] required;
     /// Number of the system call under way.
     regs_number: "pt_regs" ["orig_ax"] required;
+    /// Argument of a system call: the first of a 64-bit one.
+    regs_di: "pt_regs" ["di"] required;
+    /// The second.
+    regs_si: "pt_regs" ["si"] required;
+    /// The third, of a 32-bit one as well.
+    regs_dx: "pt_regs" ["dx"] required;
+    /// The fifth.
+    regs_r8: "pt_regs" ["r8"] required;
+    /// The first of a 32-bit one.
+    regs_bx: "pt_regs" ["bx"] required;
+    /// The second.
+    regs_cx: "pt_regs" ["cx"] required;
     /// Thread ID.
     task_pid: "task_struct" ["pid"] required;
     /// Thread group ID.

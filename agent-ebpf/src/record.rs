@@ -213,6 +213,10 @@ pub const FLAG_OTHER_UNRESOLVED: u16 = 1 << 10;
 /// An [`Image`] follows the [`Exec`].
 pub const FLAG_HAS_IMAGE: u16 = 1 << 11;
 
+/// Behind everything else, up to the record's end: the path of the executable
+/// that the process ran.
+pub const FLAG_HAS_EXECUTABLE: u16 = 1 << 12;
+
 /// What every record begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]

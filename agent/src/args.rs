@@ -8,7 +8,7 @@ use crate::{
     config::CONFIG_PATH,
     kernel::{
         Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PINS,
-        PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT,
+        PRIORITY_RING_BYTES_DEFAULT, Processes, RING_BYTES_DEFAULT,
     },
 };
 
@@ -100,6 +100,9 @@ pub struct WatchArgs {
     /// Which opens to show
     #[arg(long, value_enum, default_value_t = OpensArg::First)]
     pub opens: OpensArg,
+    /// Which execs, forks and exits to show
+    #[arg(long, value_enum, default_value_t = ProcessesArg::All)]
+    pub processes: ProcessesArg,
     /// What to read of the environment of programs that are executed
     #[arg(long, value_enum, default_value_t = EnvironmentArg::None)]
     pub exec_environment: EnvironmentArg,
@@ -142,6 +145,25 @@ impl From<OpensArg> for Opens {
             OpensArg::Matched => Self::Matched,
             OpensArg::First => Self::First,
             OpensArg::All => Self::All,
+        }
+    }
+}
+
+/// Which execs, forks and exits are events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProcessesArg {
+    /// Only execs that a rule matches, and exits of processes that a rule
+    /// ended
+    Matched,
+    /// Every one
+    All,
+}
+
+impl From<ProcessesArg> for Processes {
+    fn from(processes: ProcessesArg) -> Self {
+        match processes {
+            ProcessesArg::Matched => Self::Matched,
+            ProcessesArg::All => Self::All,
         }
     }
 }

@@ -47,6 +47,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         ring_bytes: config.ring_bytes,
         priority_ring_bytes: config.priority_ring_bytes,
         opens: config.opens,
+        processes: config.processes,
         exec_environment: config.exec_environment,
         attachment: config.attach,
         kills_per_minute: config.guard.kills_per_minute,
@@ -87,7 +88,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let pipeline = Pipeline::new(
         PipelineOptions {
             sensor,
-            intake: Intake::from_running_system(now, config.guard.kill_patience),
+            intake: Intake::from_running_system(config.processes, now, config.guard.kill_patience),
             bystanders,
             session: SessionOptions {
                 node: config.node.to_string(),

@@ -29,8 +29,8 @@ use crate::{
     file_open::identity,
     judge,
     memory::{Unreadable, hide, read},
-    offsets::offset,
-    progress::{Capabilities, EXECS, ExecInProgress, Judged, exec_of, keep_judged_path},
+    offsets::{RECORD_PROCESSES, offset, setting},
+    progress::{ExecInProgress, Judged, enter_exec, exec_of, forget_exec, keep_judged_path},
     record_open,
     scratch::{self, Scratch},
     typed::{Pointer, argument, current_task, field},
@@ -215,10 +215,27 @@ fn decide_preemptibly(bprm: Pointer, power: Power) -> bool {
     refused
 }
 
+/// Returns the exec that the task has under way, entered if nobody did.
+#[inline(always)]
+fn under_way(task: Pointer) -> Option<&'static mut ExecInProgress> {
+    if let Some(exec) = exec_of(task as u64) {
+        return Some(exec);
+    }
+    let exec = enter_exec(task as u64, &ExecInProgress::of(task));
+    if exec.is_none() {
+        count(Hook::ExecCall, Count::LostPendingFull);
+        count(Hook::ExecCall, Count::Seen);
+    }
+    exec
+}
+
 /// Notes for the exec's event that no rule matched this file.
 #[inline(always)]
 fn note_unmatched(file: Pointer, task: Pointer) {
-    let Some(exec) = exec_of(task as u64) else {
+    if setting!(RECORD_PROCESSES) == 0 {
+        return;
+    }
+    let Some(exec) = under_way(task) else {
         return;
     };
     if exec.first_file == 0 {
@@ -254,16 +271,10 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
 
-    let exec = match exec_of(task) {
-        Some(exec) => exec,
-        None => {
-            // The kernel itself executes: a module loader, a core dump's pipe.
-            let mut exec = ExecInProgress::BY_KERNEL;
-            exec.before = Capabilities::of(current_task());
-            let _ = EXECS.insert(task, exec, 0);
-            exec_of(task).ok_or(Unreadable)?
-        }
-    };
+    if !matched && setting!(RECORD_PROCESSES) == 0 {
+        return Ok(false);
+    }
+    let exec = under_way(current_task()).ok_or(Unreadable)?;
     if exec.first_file == 0 {
         exec.first_file = file;
     }
@@ -291,7 +302,7 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
         // No system call returns that could tell.
         let filename = read::<u64>(bprm, offset!(bprm_filename)).unwrap_or(0);
         report_refusal(slot, scratch, exec, filename);
-        let _ = EXECS.remove(task);
+        forget_exec(task);
     }
     Ok(refused)
 }
@@ -301,7 +312,11 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
 #[inline(always)]
 fn report_refusal(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, filename: u64) {
     count(Hook::ProcessExec, Count::Seen);
-    emit::begin_record(slot, kind_and_call(Kind::Exec as u32, exec.call), REFUSED);
+    emit::begin_record(
+        scratch,
+        kind_and_call(Kind::Exec as u32, exec.call),
+        REFUSED,
+    );
     emit::set_verdict(scratch, &exec.judged);
     emit::set_body_length::<Exec>(scratch);
     // SAFETY: taken by this program.

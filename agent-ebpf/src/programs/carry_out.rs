@@ -13,10 +13,11 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
+    condemned,
     memory::{Unreadable, read},
     offsets::{KILLS_PER_MINUTE, offset, setting},
     scratch::Scratch,
-    typed::{Pointer, field},
+    typed::{Pointer, current_task, field},
 };
 
 const SIGKILL: u32 = 9;
@@ -119,6 +120,7 @@ pub fn carry_out(scratch: &mut Scratch, task: u64, tgid: u32, power: Power) -> b
         }
         if scratch.action == Action::Kill as u64 {
             scratch.outcome = Outcome::Signalled as u64;
+            condemned::enter(current_task());
             // SAFETY: no precondition; the helper fails where it cannot signal.
             scratch.signal_result = unsafe { bpf_send_signal(SIGKILL) };
         } else {

@@ -2,8 +2,7 @@
 
 use aya_ebpf::{
     helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
-        bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
+        bpf_get_current_cgroup_id, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
         bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
         bpf_probe_read_user_str, bpf_ringbuf_output, bpf_ringbuf_query,
     },
@@ -13,16 +12,18 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::{Counters, Hook},
     record::{
-        ARGV_BYTES_MAX, Header, INTERPRETER_BYTES_MAX, Kind, PATH_BYTES_MAX, Process, RULE_NONE,
+        ARGV_BYTES_MAX, FLAG_HAS_EXECUTABLE, Header, INTERPRETER_BYTES_MAX, Kind, PATH_BYTES_MAX,
+        RULE_NONE,
     },
 };
 
 use crate::{
-    memory::{Unreadable, atomic_add, atomic_fetch_add, hide, read},
-    offsets::offset,
+    memory::{atomic_add, atomic_fetch_add, hide},
+    offsets::{RECORD_PROCESSES, setting},
     progress::Judged,
     scratch::{self, RECORD_CAPACITY, Scratch, TEXT_END},
-    typed::{Pointer, field},
+    typed::{Pointer, current_task, field},
+    walk,
 };
 
 /// Opens that no rule matched, on their way to user space. The agent sets its
@@ -98,56 +99,11 @@ pub fn body<T>(scratch: *mut Scratch) -> *mut T {
     unsafe { header(scratch).add(1) }.cast()
 }
 
-/// Begins a record: everything in its header but flags, verdict and length.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn begin_record(slot: u32, kind_and_call: u32, result: i32) -> i32 {
-    let Some(scratch) = scratch::get(slot) else {
-        return 0;
-    };
-    let header = header(scratch);
-    // SAFETY: the scratch buffer is taken by the program that calls this.
-    let header = unsafe { &mut *header };
-    header.kind = (kind_and_call & 0xff) as u8;
-    header.call = (kind_and_call >> 8) as u8;
-    header.result = result;
-    // SAFETY: no precondition.
-    header.cpu = unsafe { bpf_get_smp_processor_id() };
-    // SAFETY: no precondition.
-    header.boot_time_ns = unsafe { bpf_ktime_get_boot_ns() };
-    // SAFETY: no precondition.
-    header.process.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
-    header.cpu_sequence = match SEQUENCE.get_ptr_mut(0) {
-        // SAFETY: `cell` is a live map value.
-        Some(cell) => unsafe { atomic_fetch_add(cell, 1) },
-        None => 0,
-    };
-    let process = &mut header.process;
-    // SAFETY: the helper fills the 16 bytes.
-    unsafe {
-        bpf_get_current_comm(process.comm.as_mut_ptr().cast(), 16);
-    }
-    // SAFETY: no precondition.
-    let pid_tgid = unsafe { bpf_get_current_pid_tgid() };
-    process.tgid = (pid_tgid >> 32) as u32;
-    process.tid = pid_tgid as u32;
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() };
-    process.start_boot_ns = 0;
-    process.parent_tgid = 0;
-    process.parent_start_boot_ns = 0;
-    process.uid = u32::MAX;
-    process.gid = u32::MAX;
-    process.euid = u32::MAX;
-    process.egid = u32::MAX;
-    process.mount_namespace = 0;
-    let _ = read_identity(process, task);
-    0
-}
-
-/// Begins a record where the task is known to the verifier.
+/// Begins a record of the current task: everything in its header but flags,
+/// verdict and length.
 #[inline(always)]
-pub fn begin_typed(scratch: *mut Scratch, kind_and_call: u32, result: i32, task: Pointer) {
+pub fn begin_record(scratch: *mut Scratch, kind_and_call: u32, result: i32) {
+    let task = current_task();
     // SAFETY: the scratch buffer is taken by the program that calls this.
     let header = unsafe { &mut *header(scratch) };
     header.kind = (kind_and_call & 0xff) as u8;
@@ -184,25 +140,6 @@ pub fn begin_typed(scratch: *mut Scratch, kind_and_call: u32, result: i32, task:
     let nsproxy: Pointer = field!(task, task_nsproxy);
     let namespace: Pointer = field!(nsproxy, nsproxy_mnt_ns);
     process.mount_namespace = field!(namespace, mnt_ns_inum);
-}
-
-#[inline(always)]
-fn read_identity(process: &mut Process, task: u64) -> Result<(), Unreadable> {
-    let leader = read::<u64>(task, offset!(task_group_leader))?;
-    process.start_boot_ns = read(leader, offset!(task_start))?;
-    let parent = read::<u64>(leader, offset!(task_real_parent))?;
-    process.parent_tgid = read(parent, offset!(task_tgid))?;
-    let parent_leader = read::<u64>(parent, offset!(task_group_leader))?;
-    process.parent_start_boot_ns = read(parent_leader, offset!(task_start))?;
-    let cred = read::<u64>(task, offset!(task_cred))?;
-    process.uid = read(cred, offset!(cred_uid))?;
-    process.gid = read(cred, offset!(cred_gid))?;
-    process.euid = read(cred, offset!(cred_euid))?;
-    process.egid = read(cred, offset!(cred_egid))?;
-    let namespaces = read::<u64>(task, offset!(task_nsproxy))?;
-    let mount_namespace = read::<u64>(namespaces, offset!(nsproxy_mnt_ns))?;
-    process.mount_namespace = read(mount_namespace, offset!(mnt_ns_inum))?;
-    Ok(())
 }
 
 /// Puts a verdict into the header.
@@ -351,6 +288,24 @@ pub extern "C" fn append_text(slot: u32) -> u32 {
     grow(slot, length as i64 + 1, PATH_BYTES_MAX)
 }
 
+/// Appends the path of the current process's executable. Returns its length,
+/// 0 when there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn append_executable(slot: u32) -> u32 {
+    let Some(scratch) = scratch::get(slot) else {
+        return 0;
+    };
+    let mm: Pointer = field!(current_task(), task_mm);
+    let file: Pointer = field!(mm, mm_exe_file);
+    if file.is_null() {
+        return 0;
+    }
+    walk::aim(scratch, file as u64);
+    walk::walk_text(slot, walk::UP_TO_NAMESPACE);
+    append_text(slot)
+}
+
 /// Returns the end of the record if `room` bytes fit behind it.
 #[inline(always)]
 pub fn place(slot: u32, room: usize) -> Option<*mut u8> {
@@ -391,6 +346,12 @@ pub extern "C" fn submit(slot: u32, hook: u32, flags: u32, urgent: u32) -> i32 {
         return 0;
     };
     let header = header(scratch);
+    // Where execs are no events, nobody else knows what the process runs.
+    let flags = if setting!(RECORD_PROCESSES) == 0 && append_executable(slot) > 0 {
+        flags | u32::from(FLAG_HAS_EXECUTABLE)
+    } else {
+        flags
+    };
     // SAFETY: taken by the program that calls this.
     let length = hide(unsafe { (*scratch).length });
     if length > RECORD_CAPACITY as u64 || length < size_of::<Header>() as u64 {

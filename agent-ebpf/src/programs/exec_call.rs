@@ -1,8 +1,11 @@
 //! The exec system calls: what was asked, and what failed. An exec that
 //! succeeds is reported by `process_exec`.
+//!
+//! What was asked is in the task's registers until the new image gets them.
+//! The decision reads it there; kprobes note it at the entry.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
+    helpers::generated::bpf_get_current_task,
     macros::{fexit, kprobe},
     programs::{FExitContext, ProbeContext},
 };
@@ -21,14 +24,15 @@ use crate::{
     emit::{self, ARGUMENT_BYTES_MAX, Count, count, kind_and_call},
     judge,
     memory::{Unreadable, read_user},
+    offsets::{RECORD_PROCESSES, setting},
     open_call::Arguments,
-    progress::{Capabilities, EXECS, ExecInProgress, exec_of, take_judged_path},
+    progress::{
+        Capabilities, ExecInProgress, NO_DIRECTORY, enter_exec, exec_of, forget_exec,
+        take_judged_path,
+    },
     scratch::{self, Scratch},
-    typed::current_task,
+    typed::{Pointer, current_task, field},
 };
-
-/// `AT_FDCWD`
-const NO_DIRECTORY: i32 = -100;
 
 #[inline(always)]
 fn try_enter(call: Call, arguments: &Arguments) -> Result<(), Unreadable> {
@@ -50,7 +54,8 @@ fn try_enter(call: Call, arguments: &Arguments) -> Result<(), Unreadable> {
     exec.user_argv = arguments.address(first + 1)?;
     // SAFETY: no precondition.
     let task = unsafe { bpf_get_current_task() };
-    if EXECS.insert(task, exec, 0).is_err() {
+    forget_exec(task);
+    if enter_exec(task, &exec).is_none() {
         count(Hook::ExecCall, Count::LostPendingFull);
         count(Hook::ExecCall, Count::Seen);
     }
@@ -59,21 +64,25 @@ fn try_enter(call: Call, arguments: &Arguments) -> Result<(), Unreadable> {
 
 #[inline(always)]
 fn leave(result: i64) {
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() };
-    let Some(exec) = exec_of(task) else {
+    if result >= 0 {
+        // `process_exec` had it.
         return;
-    };
-    if result < 0 {
-        report_failure(exec, task, result as i32);
     }
-    let _ = EXECS.remove(task);
+    let task = current_task();
+    if let Some(exec) = exec_of(task as u64) {
+        if exec.is_told() {
+            report_failure(exec, task, result as i32);
+        }
+        forget_exec(task as u64);
+    } else if setting!(RECORD_PROCESSES) != 0 {
+        // It failed before any file was looked at.
+        report_failure(&ExecInProgress::of(task), task, result as i32);
+    }
 }
 
 #[inline(always)]
-fn report_failure(exec: &ExecInProgress, task: u64, result: i32) {
-    // SAFETY: no precondition.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+fn report_failure(exec: &ExecInProgress, task: Pointer, result: i32) {
+    let tgid: u32 = field!(task, task_tgid);
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::ExecCall, Count::Missed);
         return;
@@ -88,8 +97,8 @@ fn report_failure(exec: &ExecInProgress, task: u64, result: i32) {
 }
 
 #[inline(always)]
-fn report(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, task: u64, result: i32) {
-    emit::begin_record(slot, kind_and_call(Kind::Exec as u32, exec.call), result);
+fn report(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, task: Pointer, result: i32) {
+    emit::begin_record(scratch, kind_and_call(Kind::Exec as u32, exec.call), result);
     if exec.judged.judged != 0 {
         emit::set_verdict(scratch, &exec.judged);
     } else {
@@ -112,7 +121,7 @@ fn report(slot: u32, scratch: *mut Scratch, exec: &ExecInProgress, task: u64, re
         // path was kept if a rule matched.
         flags |= u32::from(FLAG_HAS_FILE);
         // SAFETY: taken by this program.
-        if exec.kept_path != 0 && take_judged_path(task, unsafe { &mut *scratch }) {
+        if exec.kept_path != 0 && take_judged_path(task as u64, unsafe { &mut *scratch }) {
             body.path_length = emit::append_text(slot) as u16;
         } else {
             flags |= u32::from(FLAG_PATH_UNRESOLVED);

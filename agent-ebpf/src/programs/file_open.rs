@@ -32,6 +32,7 @@ use crate::{
 pub const FMODE_EXEC: u32 = 0x20;
 pub const FMODE_READ: u32 = 1;
 pub const FMODE_WRITE: u32 = 2;
+pub const O_ACCMODE: u32 = 3;
 pub const O_CREAT: u32 = 0o100;
 pub const O_TRUNC: u32 = 0o1000;
 pub const O_PATH: u32 = 0o10_000_000;
@@ -159,7 +160,7 @@ fn decide(
     }
     let judged = Judged::of(state);
     let slot = scratch::KPROBE;
-    emit::begin_record(slot, kind_and_call(Kind::Open as u32, 0), 0);
+    emit::begin_record(scratch, kind_and_call(Kind::Open as u32, 0), 0);
     emit::set_verdict(scratch, &judged);
     emit::set_body_length::<Open>(scratch);
     // SAFETY: taken by this program.
@@ -315,7 +316,7 @@ fn is_repeat(task: u64, file: u64, open_flags: u32) -> Result<bool, Unreadable> 
         inode: read(inode, offset!(inode_number))?,
         inode_generation: read(inode, offset!(inode_generation))?,
         device: read(superblock, offset!(super_device))?,
-        access: seen::access(read(file, offset!(file_mode))?, open_flags),
+        access: seen::access(open_flags),
     }))
 }
 
@@ -356,7 +357,7 @@ fn report(slot: u32, scratch: *mut Scratch, open: &OpenInProgress, asked: &Asked
     let failed = is_errno(returned);
     let result = if failed { returned as i32 } else { 0 };
 
-    emit::begin_record(slot, kind_and_call(Kind::Open as u32, open.call), result);
+    emit::begin_record(scratch, kind_and_call(Kind::Open as u32, open.call), result);
     if open.judged.judged != 0 {
         emit::set_verdict(scratch, &open.judged);
     } else {

@@ -120,7 +120,7 @@ fn decide(change: &Asked) -> bool {
         refused = carry_out(state, task as u64, tgid, Power::Refuse);
         let judged = Judged::of(state);
         if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
-            record_change::changed(slot, scratch, change, task, &judged, refused);
+            record_change::changed(slot, scratch, change, &judged, refused);
         }
     }
     if !refused && !change.named.is_null() && !judge::is_clear(&state.path_hits) {

@@ -111,8 +111,8 @@ pub fn append(
     scratch: *mut Scratch,
     image: &mut Image,
     exec: &ExecInProgress,
-    task: u64,
-    file: u64,
+    task: Pointer,
+    file: Pointer,
 ) {
     image.script_length = 0;
     image.script_inode = 0;
@@ -120,39 +120,27 @@ pub fn append(
     // The kernel lets go of a script's file when it finds the interpreter, but
     // keeps it until the task returns to user space; one that never was there
     // keeps nothing.
-    if exec.first_file != 0 && exec.first_file != file && exec.call != Call::None as u32 {
+    if exec.first_file != 0 && exec.first_file != file as u64 && exec.call != Call::None as u32 {
         image.facts |= IMAGE_HAS_SCRIPT;
         (image.script_device, image.script_inode) = identity(exec.first_file);
         walk::aim(scratch, exec.first_file);
         walk::walk_text(slot, walk::UP_TO_NAMESPACE);
         image.script_length = emit::append_text(slot) as u16;
     }
-    image.directory_length = append_directory(slot, scratch, task).unwrap_or(0) as u16;
-    image.tty_length = append_tty(slot, task).unwrap_or(0) as u16;
+    let fs: Pointer = field!(task, task_fs);
+    let directory: Pointer = field!(fs, fs_pwd_dentry);
+    let mount: Pointer = field!(fs, fs_pwd_mnt);
+    image.directory_length = walk::append_path(slot, scratch, directory, mount, task) as u16;
+    image.tty_length = append_tty(slot, task as u64).unwrap_or(0) as u16;
     image.environment_length = 0;
     if setting!(EXEC_ENVIRONMENT) != 0 {
-        let (length, whole) = environment::append(slot, task).unwrap_or((0, false));
+        let (length, whole) = environment::append(slot, task as u64).unwrap_or((0, false));
         image.environment_length = length as u16;
         image.facts |= IMAGE_HAS_ENVIRONMENT;
         if !whole {
             image.facts |= IMAGE_ENVIRONMENT_TRUNCATED;
         }
     }
-}
-
-#[inline(always)]
-fn append_directory(slot: u32, scratch: *mut Scratch, task: u64) -> Result<u32, Unreadable> {
-    let fs = read::<u64>(task, offset!(task_fs))?;
-    let dentry = read::<u64>(fs, offset!(fs_pwd_dentry))?;
-    let mount = read::<u64>(fs, offset!(fs_pwd_mnt))?;
-    {
-        // SAFETY: taken by this program.
-        let state = unsafe { &mut *scratch };
-        state.target_dentry = dentry;
-        state.target_mount = mount;
-    }
-    walk::walk_text(slot, walk::UP_TO_NAMESPACE);
-    Ok(emit::append_text(slot))
 }
 
 /// Appends the name of the controlling terminal.

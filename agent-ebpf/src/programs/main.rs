@@ -3,14 +3,27 @@
 //! They never decide on user memory, never sleep, and never leave an event
 //! uncounted. Entry points only map what `try_…` did to a return code.
 //!
+//! Where BPF programs may be security modules or fentry programs:
+//!
 //! ```text
-//!             open, creat, openat, openat2                execve, execveat
-//! kprobe      system call entry: what was asked           system call entry
-//! kprobe      do_filp_open: it reached the file system    security_bprm_check:
-//! kprobe      security_file_open: the decision              the decision
-//! fexit       do_filp_open: the event                     —
-//! raw tp      —                                           sched_process_exec: the event
-//! fexit       system call: failed before do_filp_open     system call: it failed
+//!               every way to open                           execve, execveat
+//! lsm, fentry   security_file_open: the decision            security_bprm_check: the
+//!                                                             decision, and what was asked
+//! fexit         do_filp_open: the event                     —
+//! raw tp        —                                           sched_process_exec: the event
+//! fexit         do_sys_openat2: failed before that          system call: it failed
+//! ```
+//!
+//! By kprobes:
+//!
+//! ```text
+//!               open, creat, openat, openat2                execve, execveat
+//! kprobe        system call entry: what was asked           system call entry
+//! kprobe        do_filp_open: it reached the file system    security_bprm_check:
+//! kprobe        security_file_open: the decision              the decision
+//! fexit         do_filp_open: the event                     —
+//! raw tp        —                                           sched_process_exec: the event
+//! fexit         system call: failed before do_filp_open     system call: it failed
 //! ```
 //!
 //! Returns are fexit programs and not kretprobes, because a kretprobe has a
@@ -31,6 +44,7 @@
 mod bprm_check;
 mod carry_out;
 mod clean;
+mod condemned;
 mod emit;
 mod environment;
 mod exec_call;

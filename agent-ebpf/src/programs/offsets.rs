@@ -17,6 +17,11 @@ pub const OPENS_ALL: u32 = 1;
 /// The first open of each process, file and access is an event.
 pub const OPENS_FIRST: u32 = 2;
 
+/// 1: every exec, fork and exit is an event. 0: only those that a rule matches
+/// are, and the exits of processes that a rule ended.
+#[unsafe(no_mangle)]
+pub static RECORD_PROCESSES: u32 = 1;
+
 /// Random, odd, and the agent's secret: see [`crate::hash`].
 #[unsafe(no_mangle)]
 pub static HASH_KEYS: [u64; HASH_WORDS] = [0; HASH_WORDS];

@@ -195,7 +195,7 @@ fn report_failure(open: &progress::OpenInProgress, result: i32) {
     if is_agent(tgid as u32) {
         count(Hook::OpenCall, Count::Filtered);
     } else {
-        emit::begin_record(slot, kind_and_call(Kind::Open as u32, open.call), result);
+        emit::begin_record(scratch, kind_and_call(Kind::Open as u32, open.call), result);
         emit::set_no_verdict(scratch, judge::generation());
         emit::set_body_length::<Open>(scratch);
         let body = emit::body::<Open>(scratch);

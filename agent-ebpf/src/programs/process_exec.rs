@@ -1,11 +1,7 @@
 //! `sched_process_exec`: a new image runs. Arguments come from where the
 //! kernel put them, which nothing can change before this returns.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::Action,
@@ -18,47 +14,51 @@ use shrike_agent_ebpf::{
 use crate::{
     carry_out::is_agent,
     emit::{self, Count, count, kind_and_call},
-    file_open::identity,
     image, judge,
-    memory::{Unreadable, read},
+    memory::read,
     offsets::offset,
-    progress::{EXECS, ExecInProgress, exec_of},
+    progress::{ExecInProgress, exec_of, forget_exec},
     scratch::{self, Scratch},
-    typed::current_task,
+    typed::{Pointer, current_task, field},
     walk,
 };
 
 /// `(struct task_struct *, pid_t old_pid, struct linux_binprm *)`
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
-    let bprm = ctx.arg::<u64>(2);
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() };
-    let Some(scratch) = scratch::acquire(scratch::TRACEPOINT) else {
-        count(Hook::ProcessExec, Count::Missed);
-        return 0;
-    };
-    count(Hook::ProcessExec, Count::Seen);
-    let nothing = ExecInProgress::BY_KERNEL;
-    let exec = exec_of(task);
+    let task = current_task();
+    let exec = exec_of(task as u64);
     let announced = exec.is_some();
+    let nothing = ExecInProgress::BY_KERNEL;
     let known: &ExecInProgress = exec.as_deref().unwrap_or(&nothing);
-    // SAFETY: no precondition.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    if is_agent(tgid) && known.judged.outcome != Outcome::SparedAgent as u32 {
-        count(Hook::ProcessExec, Count::Filtered);
-    } else {
-        report(scratch, known, announced, task, bprm);
+    if known.is_told() {
+        tell(known, announced, task, ctx.arg(2));
     }
-    let _ = EXECS.remove(task);
-    scratch::release(scratch);
+    if announced {
+        forget_exec(task as u64);
+    }
     0
 }
 
 #[inline(always)]
-fn report(scratch: *mut Scratch, exec: &ExecInProgress, announced: bool, task: u64, bprm: u64) {
+fn tell(exec: &ExecInProgress, announced: bool, task: Pointer, bprm: u64) {
+    let Some(scratch) = scratch::acquire(scratch::TRACEPOINT) else {
+        count(Hook::ProcessExec, Count::Missed);
+        return;
+    };
+    count(Hook::ProcessExec, Count::Seen);
+    if is_agent(field!(task, task_tgid)) && exec.judged.outcome != Outcome::SparedAgent as u32 {
+        count(Hook::ProcessExec, Count::Filtered);
+    } else {
+        report(scratch, exec, announced, task, bprm);
+    }
+    scratch::release(scratch);
+}
+
+#[inline(always)]
+fn report(scratch: *mut Scratch, exec: &ExecInProgress, announced: bool, task: Pointer, bprm: u64) {
     let slot = scratch::TRACEPOINT;
-    emit::begin_record(slot, kind_and_call(Kind::Exec as u32, exec.call), 0);
+    emit::begin_record(scratch, kind_and_call(Kind::Exec as u32, exec.call), 0);
     if exec.judged.judged != 0 {
         emit::set_verdict(scratch, &exec.judged);
     } else {
@@ -75,14 +75,19 @@ fn report(scratch: *mut Scratch, exec: &ExecInProgress, announced: bool, task: u
     // SAFETY: taken by this program.
     unsafe { (*scratch).flags = 0 };
     let mut flags = exec.flags | exec.judged.flags;
-    let file = read::<u64>(bprm, offset!(bprm_file)).unwrap_or(0);
-    (body.device, body.inode) = identity(file);
-    walk::aim(scratch, file);
-    walk::walk_text(slot, walk::UP_TO_NAMESPACE);
-    body.path_length = emit::append_text(slot) as u16;
+    // The file that is executed, as in `bprm`.
+    let mm: Pointer = field!(task, task_mm);
+    let file: Pointer = field!(mm, mm_exe_file);
+    let inode: Pointer = field!(file, file_inode);
+    let superblock: Pointer = field!(inode, inode_super);
+    body.device = field!(superblock, super_device);
+    body.inode = field!(inode, inode_number);
+    let dentry: Pointer = field!(file, file_dentry);
+    let mount: Pointer = field!(file, file_mnt);
+    body.path_length = walk::append_path(slot, scratch, dentry, mount, task) as u16;
     // SAFETY: taken by this program.
     flags |= unsafe { (*scratch).flags } as u32 | u32::from(FLAG_HAS_FILE | FLAG_HAS_IMAGE);
-    flags |= image::describe(image, current_task(), announced.then_some(exec));
+    flags |= image::describe(image, task, announced.then_some(exec));
 
     let interpreter = read::<u64>(bprm, offset!(bprm_interp)).unwrap_or(filename);
     body.interpreter_length = if interpreter == filename {
@@ -91,7 +96,7 @@ fn report(scratch: *mut Scratch, exec: &ExecInProgress, announced: bool, task: u
         emit::append_interpreter(slot, interpreter) as u16
     };
 
-    let (argv_length, whole) = append_argv(slot, task).unwrap_or((0, false));
+    let (argv_length, whole) = append_argv(slot, mm);
     body.argv_length = argv_length as u16;
     if !whole {
         flags |= u32::from(FLAG_ARGV_TRUNCATED);
@@ -108,10 +113,9 @@ fn report(scratch: *mut Scratch, exec: &ExecInProgress, announced: bool, task: u
 /// Appends the argument area of the new image, and says whether that was all
 /// of it.
 #[inline(always)]
-fn append_argv(slot: u32, task: u64) -> Result<(u32, bool), Unreadable> {
-    let mm = read::<u64>(task, offset!(task_mm))?;
-    let start = read::<u64>(mm, offset!(mm_arg_start))?;
-    let end = read::<u64>(mm, offset!(mm_arg_end))?;
+fn append_argv(slot: u32, mm: Pointer) -> (u32, bool) {
+    let start: u64 = field!(mm, mm_arg_start);
+    let end: u64 = field!(mm, mm_arg_end);
     let length = end.saturating_sub(start);
     let taken = if length > ARGV_BYTES_MAX as u64 {
         ARGV_BYTES_MAX as u64
@@ -119,5 +123,5 @@ fn append_argv(slot: u32, task: u64) -> Result<(u32, bool), Unreadable> {
         length
     };
     let added = emit::append_user_bytes(slot, start, taken);
-    Ok((added, u64::from(added) == length))
+    (added, u64::from(added) == length)
 }

@@ -1,7 +1,6 @@
 //! `sched_process_exit`: the last thread of a process exits.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
     macros::{map, raw_tracepoint},
     maps::LruHashMap,
     programs::RawTracePointContext,
@@ -13,12 +12,13 @@ use shrike_agent_ebpf::{
 
 use crate::{
     carry_out::{PF_KTHREAD, is_agent},
+    condemned,
     emit::{self, Count, count, kind_and_call},
     judge,
-    memory::{Unreadable, read},
-    offsets::offset,
-    progress::{EXECS, OPENS},
-    scratch, seen, verdicts,
+    offsets::{RECORD_PROCESSES, setting},
+    progress, scratch, seen,
+    typed::{Pointer, current_task, field},
+    verdicts,
 };
 
 /// `SIGNAL_GROUP_EXIT`, include/linux/sched/signal.h.
@@ -35,49 +35,56 @@ const BPF_NOEXIST: u64 = 1;
 /// `(struct task_struct *)`
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(_: RawTracePointContext) -> i32 {
-    let _ = try_exit();
+    try_exit();
     0
 }
 
-fn try_exit() -> Result<(), Unreadable> {
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() };
-    let _ = OPENS.remove(task);
-    let _ = EXECS.remove(task);
-    verdicts::forget(task);
-    if read::<u32>(task, offset!(task_flags))? & PF_KTHREAD != 0 {
-        return Ok(());
+fn try_exit() {
+    let task = current_task();
+    progress::forget_open(task as u64);
+    progress::forget_exec(task as u64);
+    verdicts::forget(task as u64);
+    let task_flags: u32 = field!(task, task_flags);
+    if task_flags & PF_KTHREAD != 0 {
+        return;
     }
-    let signal = read::<u64>(task, offset!(task_signal))?;
-    if read::<u32>(signal, offset!(signal_live))? != 0 {
-        return Ok(());
+    let signal: Pointer = field!(task, task_signal);
+    let live: u32 = field!(signal, signal_live);
+    if live != 0 {
+        return;
     }
-    let leader = read::<u64>(task, offset!(task_group_leader))?;
-    let start = read::<u64>(leader, offset!(task_start))?;
-    if read::<u32>(signal, offset!(signal_nr_threads))? > 1 {
-        if EXITED.insert([signal, start], 0, BPF_NOEXIST).is_err() {
-            return Ok(());
-        }
+    let tgid: u32 = field!(task, task_tgid);
+    let leader: Pointer = field!(task, task_group_leader);
+    let start: u64 = field!(leader, task_start);
+    if setting!(RECORD_PROCESSES) == 0 && !condemned::take(tgid, start) {
+        return;
     }
-    let group_exits = read::<u32>(signal, offset!(signal_flags))? & SIGNAL_GROUP_EXIT != 0;
-    let wait_status = if group_exits {
-        read::<u32>(signal, offset!(signal_group_exit_code))?
+    let threads: u32 = field!(signal, signal_nr_threads);
+    if threads > 1
+        && EXITED
+            .insert([signal as u64, start], 0, BPF_NOEXIST)
+            .is_err()
+    {
+        return;
+    }
+    let signal_flags: u32 = field!(signal, signal_flags);
+    let group_exits = signal_flags & SIGNAL_GROUP_EXIT != 0;
+    let wait_status: u32 = if group_exits {
+        field!(signal, signal_group_exit_code)
     } else {
-        read::<u32>(leader, offset!(task_exit_code))?
+        field!(leader, task_exit_code)
     };
 
     let slot = scratch::TRACEPOINT;
     let Some(scratch) = scratch::acquire(slot) else {
         count(Hook::ProcessExit, Count::Missed);
-        return Ok(());
+        return;
     };
     count(Hook::ProcessExit, Count::Seen);
-    // SAFETY: no precondition.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     if is_agent(tgid) {
         count(Hook::ProcessExit, Count::Filtered);
     } else {
-        emit::begin_record(slot, kind_and_call(Kind::Exit as u32, 0), 0);
+        emit::begin_record(scratch, kind_and_call(Kind::Exit as u32, 0), 0);
         emit::set_no_verdict(scratch, judge::generation());
         emit::set_body_length::<Exit>(scratch);
         // SAFETY: taken by this program.
@@ -88,5 +95,4 @@ fn try_exit() -> Result<(), Unreadable> {
         emit::submit(slot, Hook::ProcessExit as u32, 0, 0);
     }
     scratch::release(scratch);
-    Ok(())
 }

@@ -44,7 +44,7 @@ fn try_fork(child: u64) -> Result<(), Unreadable> {
     if is_agent(parent) {
         count(Hook::ProcessFork, Count::Filtered);
     } else {
-        emit::begin_record(slot, kind_and_call(Kind::Fork as u32, 0), 0);
+        emit::begin_record(scratch, kind_and_call(Kind::Fork as u32, 0), 0);
         emit::set_no_verdict(scratch, judge::generation());
         emit::set_body_length::<Fork>(scratch);
         // SAFETY: taken by this program.

@@ -6,15 +6,18 @@
 //! more than the rest of the hook; an exec's entry goes when the exec is over.
 
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_kernel,
+    helpers::generated::{bpf_probe_read_kernel, bpf_task_pt_regs},
     macros::map,
     maps::{HashMap, LruHashMap},
 };
-use shrike_agent_ebpf::record::RULE_NONE;
+use shrike_agent_ebpf::record::{Call, FLAG_COMPAT, FLAG_HAS_DIRECTORY, RULE_NONE};
 
 use crate::{
+    global::Global,
+    memory::atomic_add,
+    offsets::{RECORD_PROCESSES, setting},
     scratch::{PathText, Scratch},
-    typed::{Pointer, field},
+    typed::{Pointer, TS_COMPAT, field},
 };
 
 /// No open is under way.
@@ -168,6 +171,9 @@ impl Capabilities {
     }
 }
 
+/// `AT_FDCWD`
+pub const NO_DIRECTORY: i32 = -100;
+
 /// An exec under way.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -218,16 +224,80 @@ impl ExecInProgress {
         },
         judged: Judged::NOT,
     };
+
+    /// Reads what the task asks for, before the new image takes the place of
+    /// its registers. What the kernel itself executes comes from no system
+    /// call.
+    #[inline(always)]
+    pub fn of(task: Pointer) -> Self {
+        let mut exec = Self::BY_KERNEL;
+        exec.before = Capabilities::of(task);
+        // SAFETY: the task is the current one.
+        let regs = unsafe { bpf_task_pt_regs(task.cast_mut().cast()) } as Pointer;
+        let number: u32 = field!(regs, regs_number);
+        let status: u32 = field!(task, task_status);
+        let compat = status & TS_COMPAT != 0;
+        let call = match (number, compat) {
+            (59, false) | (11, true) => Call::Execve,
+            (322, false) | (358, true) => Call::Execveat,
+            _ => return exec,
+        };
+        exec.call = call as u32;
+        let (path, argv): (u64, u64);
+        if matches!(call, Call::Execveat) {
+            exec.flags |= u32::from(FLAG_HAS_DIRECTORY);
+            argv = field!(regs, regs_dx);
+            if compat {
+                exec.directory_fd = field!(regs, regs_bx);
+                path = field!(regs, regs_cx);
+                exec.exec_flags = field!(regs, regs_di);
+            } else {
+                exec.directory_fd = field!(regs, regs_di);
+                path = field!(regs, regs_si);
+                exec.exec_flags = field!(regs, regs_r8);
+            }
+        } else {
+            exec.directory_fd = NO_DIRECTORY;
+            if compat {
+                path = field!(regs, regs_bx);
+                argv = field!(regs, regs_cx);
+            } else {
+                path = field!(regs, regs_di);
+                argv = field!(regs, regs_si);
+            }
+        }
+        let bits = if compat {
+            exec.flags |= u32::from(FLAG_COMPAT);
+            u64::from(u32::MAX)
+        } else {
+            u64::MAX
+        };
+        exec.user_path = path & bits;
+        exec.user_argv = argv & bits;
+        exec
+    }
+
+    /// Says whether the exec is an event.
+    #[inline(always)]
+    pub fn is_told(&self) -> bool {
+        setting!(RECORD_PROCESSES) != 0 || self.judged.rule != u32::from(RULE_NONE)
+    }
 }
 
 /// Threads that open files. As many as a busy machine has threads; one that
 /// finds no room loses its path as asked, and is counted.
 #[map]
-pub static OPENS: HashMap<u64, OpenInProgress> = HashMap::with_max_entries(65_536, 0);
+static OPENS: HashMap<u64, OpenInProgress> = HashMap::with_max_entries(65_536, 0);
+
+/// How many there are: none, unless opens are decided by kprobes.
+static ENTERED_OPENS: Global<u64> = Global::new(0);
 
 /// Execs under way: there are as many as CPUs, or a few more that wait.
 #[map]
-pub static EXECS: HashMap<u64, ExecInProgress> = HashMap::with_max_entries(8_192, 0);
+static EXECS: HashMap<u64, ExecInProgress> = HashMap::with_max_entries(8_192, 0);
+
+/// How many there are, so that nobody looks for one in vain.
+static UNDER_WAY: Global<u64> = Global::new(0);
 
 /// Paths of the files that rules matched in execs under way. An exec that fails
 /// takes its file with it before it is reported, and one that is killed may
@@ -268,7 +338,18 @@ pub fn open_of(task: u64) -> Option<&'static mut OpenInProgress> {
         return Some(open);
     }
     OPENS.insert(task, OpenInProgress::IDLE, 0).ok()?;
+    // SAFETY: a live static.
+    unsafe { atomic_add(ENTERED_OPENS.place(), 1) };
     existing_open_of(task)
+}
+
+/// Removes the entry of a task that exits.
+#[inline(always)]
+pub fn forget_open(task: u64) {
+    if ENTERED_OPENS.get() != 0 && OPENS.remove(task).is_ok() {
+        // SAFETY: a live static.
+        unsafe { atomic_add(ENTERED_OPENS.place(), u64::MAX) };
+    }
 }
 
 /// Returns the task's entry, if it has one.
@@ -281,6 +362,29 @@ pub fn existing_open_of(task: u64) -> Option<&'static mut OpenInProgress> {
 /// Returns the exec that the task has under way.
 #[inline(always)]
 pub fn exec_of(task: u64) -> Option<&'static mut ExecInProgress> {
+    if UNDER_WAY.get() == 0 {
+        return None;
+    }
     // SAFETY: only the task itself touches its entry.
     EXECS.get_ptr_mut(task).map(|exec| unsafe { &mut *exec })
+}
+
+/// Enters an exec of the task; `None`: there is no room.
+#[inline(always)]
+pub fn enter_exec(task: u64, exec: &ExecInProgress) -> Option<&'static mut ExecInProgress> {
+    EXECS.insert(task, exec, BPF_NOEXIST).ok()?;
+    // SAFETY: a live static.
+    unsafe { atomic_add(UNDER_WAY.place(), 1) };
+    exec_of(task)
+}
+
+const BPF_NOEXIST: u64 = 1;
+
+/// Removes the task's exec: it is over, or the task exits in the middle.
+#[inline(always)]
+pub fn forget_exec(task: u64) {
+    if UNDER_WAY.get() != 0 && EXECS.remove(task).is_ok() {
+        // SAFETY: a live static.
+        unsafe { atomic_add(UNDER_WAY.place(), u64::MAX) };
+    }
 }

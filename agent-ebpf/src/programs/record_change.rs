@@ -15,26 +15,18 @@ use crate::{
     progress::Judged,
     record_open::REFUSED,
     scratch::Scratch,
-    typed::{Pointer, field, inode_of},
+    typed::{field, inode_of},
     walk,
 };
 
 /// Writes the event of a verdict about the target in the scratch buffer.
 #[inline(always)]
-pub fn changed(
-    slot: u32,
-    scratch: *mut Scratch,
-    asked: &Asked,
-    task: Pointer,
-    judged: &Judged,
-    refused: bool,
-) {
+pub fn changed(slot: u32, scratch: *mut Scratch, asked: &Asked, judged: &Judged, refused: bool) {
     count(Hook::OtherOpen, Count::Seen);
-    emit::begin_typed(
+    emit::begin_record(
         scratch,
         kind_and_call(Kind::Change as u32, asked.call as u32),
         if refused { REFUSED } else { 0 },
-        task,
     );
     emit::set_body_length::<Change>(scratch);
     // SAFETY: taken by this program.

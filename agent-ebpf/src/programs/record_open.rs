@@ -29,7 +29,7 @@ use crate::{
     root,
     scratch::{self, Scratch},
     seen::{self, Touch},
-    typed::{Pointer, current_task, field},
+    typed::{Pointer, TS_COMPAT, current_task, field},
     verdicts, walk,
 };
 
@@ -43,9 +43,6 @@ pub const REFUSED: i32 = -1;
 const O_LARGEFILE: u32 = 0o100_000;
 /// `S_IALLUGO`: the kernel adds the type of the file that it makes.
 const PERMISSIONS: u32 = 0o7777;
-
-/// `TS_COMPAT`, arch/x86/include/asm/thread_info.h: in a 32-bit system call.
-const TS_COMPAT: u32 = 2;
 
 /// What an open asked for, and what came of it.
 struct Asked {
@@ -69,17 +66,18 @@ pub fn opened(ctx: FExitContext) -> i32 {
     if open_flags & FMODE_EXEC != 0 {
         return 0;
     }
-    let filename: Pointer = ctx.arg(1);
-    let mode: u16 = field!(operation, open_mode);
-    let source = Source {
-        name: field!(filename, filename_name),
-        directory_fd: ctx.arg(0),
-        open_flags,
-        mode: u32::from(mode) & PERMISSIONS,
-        call: Call::None,
-        by_path: true,
-    };
-    report(&ctx, &source);
+    report(&ctx, open_flags, true, || {
+        let filename: Pointer = ctx.arg(1);
+        let mode: u16 = field!(operation, open_mode);
+        Source {
+            name: field!(filename, filename_name),
+            directory_fd: ctx.arg(0),
+            open_flags,
+            mode: u32::from(mode) & PERMISSIONS,
+            call: Call::None,
+            by_path: true,
+        }
+    });
     0
 }
 
@@ -90,7 +88,7 @@ pub fn opened_below(ctx: FExitContext) -> i32 {
     let operation: Pointer = ctx.arg(2);
     let open_flags: u32 = field!(operation, open_flag);
     if open_flags & FMODE_EXEC == 0 {
-        report(&ctx, &Source::nameless(open_flags));
+        report(&ctx, open_flags, false, || Source::nameless(open_flags));
     }
     0
 }
@@ -101,7 +99,7 @@ pub fn opened_below(ctx: FExitContext) -> i32 {
 pub fn opened_object(ctx: FExitContext) -> i32 {
     let open_flags: u32 = ctx.arg(1);
     if open_flags & (FMODE_EXEC | O_PATH) == 0 {
-        report(&ctx, &Source::nameless(open_flags));
+        report(&ctx, open_flags, false, || Source::nameless(open_flags));
     }
     0
 }
@@ -131,8 +129,10 @@ impl Source {
     }
 }
 
+/// Writes the event, unless there is none to write; `source` is asked for
+/// when there is.
 #[inline(always)]
-fn report(ctx: &FExitContext, source: &Source) {
+fn report(ctx: &FExitContext, open_flags: u32, by_path: bool, source: impl Fn() -> Source) {
     let mut returned = 0_u64;
     // SAFETY: the helper fills the value.
     if unsafe { bpf_get_func_ret(ctx.as_ptr(), &mut returned) } != 0 {
@@ -144,7 +144,7 @@ fn report(ctx: &FExitContext, source: &Source) {
     let waiting = verdicts::take(task as u64);
     let said = waiting.as_ref().map_or(0, |judged| judged.judged);
     if said == Judged::REPORTED.judged {
-        if source.by_path {
+        if by_path {
             verdicts::leave(task as u64, &Judged::FAILED);
         }
         return;
@@ -158,8 +158,7 @@ fn report(ctx: &FExitContext, source: &Source) {
     let file: Pointer = ctx.arg(3);
     if setting!(RECORD_OPENS) == OPENS_FIRST && !judged && !failed {
         let inode: Pointer = field!(file, file_inode);
-        let mode: u32 = field!(file, file_mode);
-        let access = seen::access(mode, source.open_flags);
+        let access = seen::access(open_flags);
         if seen::is_repeat(&Touch::of(task, inode, access)) {
             count(Hook::FileOpen, Count::Repeated);
             return;
@@ -170,11 +169,11 @@ fn report(ctx: &FExitContext, source: &Source) {
         return;
     };
     count(Hook::FileOpen, Count::Seen);
-    let asked = Asked::of(source, task, if failed { returned as i32 } else { 0 });
-    if failed && source.by_path && asked.call != Call::None as u32 {
+    let asked = Asked::of(&source(), task, if failed { returned as i32 } else { 0 });
+    if failed && by_path && asked.call != Call::None as u32 {
         verdicts::leave(task as u64, &Judged::FAILED);
     }
-    let mut flags = begin(slot, scratch, &asked, task);
+    let mut flags = begin(slot, scratch, &asked);
     if !failed {
         flags |= append_file(slot, scratch, file, task);
     }
@@ -223,7 +222,7 @@ pub fn judged(
         source.by_path = true;
     }
     let asked = Asked::of(&source, task, if refused { REFUSED } else { 0 });
-    let mut flags = begin(slot, scratch, &asked, task) | judged.flags;
+    let mut flags = begin(slot, scratch, &asked) | judged.flags;
     flags |= append_file(slot, scratch, file, task);
     emit::set_verdict(scratch, judged);
     emit::submit(
@@ -276,12 +275,11 @@ const PF_IO_WORKER: u32 = 0x10;
 
 /// Writes all that does not depend on the file. Returns flags.
 #[inline(always)]
-fn begin(slot: u32, scratch: *mut Scratch, asked: &Asked, task: Pointer) -> u32 {
-    emit::begin_typed(
+fn begin(slot: u32, scratch: *mut Scratch, asked: &Asked) -> u32 {
+    emit::begin_record(
         scratch,
         kind_and_call(Kind::Open as u32, asked.call),
         asked.result,
-        task,
     );
     emit::set_body_length::<Open>(scratch);
     // SAFETY: taken by this program.
@@ -330,7 +328,7 @@ fn append_file(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) -
     unsafe { (*scratch).flags = 0 };
     walk::aim_typed(scratch, file, task);
     if root::is_namespace_root(task) {
-        walk::walk_typed(slot, scratch, file, task);
+        walk::walk_typed(slot, scratch, dentry, field!(file, file_mnt), task);
         body.path_length = emit::append_text(slot) as u16;
     } else {
         walk::walk_text(slot, walk::UP_TO_NAMESPACE);
@@ -378,7 +376,7 @@ pub fn open_failed(ctx: FExitContext) -> i32 {
         by_path: true,
     };
     let asked = Asked::of(&source, task, result as i32);
-    let flags = begin(slot, scratch, &asked, task) | u32::from(FLAG_FROM_USER_MEMORY);
+    let flags = begin(slot, scratch, &asked) | u32::from(FLAG_FROM_USER_MEMORY);
     // SAFETY: taken by this program.
     let body = unsafe { &mut *emit::body::<Open>(scratch) };
     body.asked_length = emit::append_user_string(slot, ctx.arg(1)) as u16;

@@ -5,7 +5,7 @@
 //! other way round. Repeats are counted for each process, and its exit tells.
 
 use crate::{
-    file_open::{O_CREAT, O_PATH, O_TRUNC},
+    file_open::{O_ACCMODE, O_CREAT, O_PATH, O_TRUNC},
     global::Global,
     hash::{self, Hash},
     memory::atomic_add,
@@ -76,8 +76,8 @@ impl Touch {
 
 /// Returns what an open is for: reading, writing, making, cutting, or none.
 #[inline(always)]
-pub fn access(file_mode: u32, open_flags: u32) -> u32 {
-    file_mode & 3 | open_flags & (O_CREAT | O_TRUNC | O_PATH)
+pub fn access(open_flags: u32) -> u32 {
+    open_flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_PATH)
 }
 
 /// Says whether this process opened this file for this access before; a repeat

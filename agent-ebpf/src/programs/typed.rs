@@ -23,6 +23,9 @@ use shrike_agent_ebpf::offset::Placeholder;
 
 use crate::{memory::read, offsets::offset};
 
+/// `TS_COMPAT`, arch/x86/include/asm/thread_info.h: in a 32-bit system call.
+pub const TS_COMPAT: u32 = 2;
+
 /// Points into a kernel structure of a kind that the verifier knows.
 pub type Pointer = *const u8;
 
@@ -42,7 +45,7 @@ pub fn load<T: Copy, const FIELD: usize, const WORD: usize>(base: Pointer) -> T 
                     value = lateout(reg) value,
                     base = in(reg) base,
                     place = const -Placeholder::of(FIELD, WORD).0,
-                    options(readonly, nostack, preserves_flags)
+                    options(pure, readonly, nostack, preserves_flags)
                 )
             }
         };

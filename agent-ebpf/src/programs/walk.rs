@@ -10,9 +10,10 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
-    judge,
+    emit, judge,
     memory::{Unreadable, hide, read},
     offsets::offset,
+    root,
     scratch::{self, Scratch, TEXT_END},
     typed::{Pointer, field},
 };
@@ -341,14 +342,43 @@ pub fn aim_typed(scratch: *mut Scratch, file: Pointer, task: Pointer) {
     scratch.task_root_mount = root_mount;
 }
 
+/// Appends the path of a name in a mount to the record. Returns its length.
+#[inline(always)]
+pub fn append_path(
+    slot: u32,
+    scratch: *mut Scratch,
+    dentry: Pointer,
+    mount: Pointer,
+    task: Pointer,
+) -> u32 {
+    {
+        // SAFETY: `scratch` is a live map value that this program took.
+        let state = unsafe { &mut *scratch };
+        state.target_dentry = dentry as u64;
+        state.target_mount = mount as u64;
+    }
+    if root::is_namespace_root(task) {
+        walk_typed(slot, scratch, dentry, mount, task);
+    } else {
+        walk_text(slot, UP_TO_NAMESPACE);
+    }
+    emit::append_text(slot)
+}
+
 /// Components that [`walk_typed`] passes by itself.
 const TYPED_STEPS: u32 = 16;
 
-/// Does what [`walk_text`] does for a file in the mount of the task's root,
-/// which is the namespace's: without a helper call for each pointer.
+/// Does what [`walk_text`] does for the target, `dentry` in `mount`, where that
+/// is the mount of the task's root, which is the namespace's: without a helper
+/// call for each pointer.
 #[inline(always)]
-pub fn walk_typed(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) {
-    let mount: Pointer = field!(file, file_mnt);
+pub fn walk_typed(
+    slot: u32,
+    scratch: *mut Scratch,
+    mut dentry: Pointer,
+    mount: Pointer,
+    task: Pointer,
+) {
     let fs: Pointer = field!(task, task_fs);
     let root_mount: Pointer = field!(fs, fs_root_mnt);
     let root: Pointer = field!(fs, fs_root_dentry);
@@ -356,7 +386,6 @@ pub fn walk_typed(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer
         walk_text(slot, UP_TO_NAMESPACE);
         return;
     }
-    let mut dentry: Pointer = field!(file, file_dentry);
     // SAFETY: `scratch` is a live map value that this program took.
     let state = unsafe { &mut *scratch };
     let mut start = TEXT_END;

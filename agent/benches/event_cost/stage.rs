@@ -10,7 +10,7 @@ use shrike_agent::{
     clock::WallClock,
     config::{BatchLimits, QueueLimits},
     enrich::{CgroupTable, Enricher, Procfs, Users},
-    kernel::decode,
+    kernel::{Processes, decode},
     pipeline::Intake,
     queue::Queue,
     receipts::PATIENCE_DEFAULT,
@@ -92,6 +92,7 @@ impl Line {
             write_process(&procfs, *tgid, *parent, exe)?;
         }
         let enricher = Enricher::new(
+            Processes::All,
             WallClock::at(1_795_359_600_000_000_000),
             Procfs::at(procfs),
             CgroupTable::at(Some(folder.path().join("cgroup")), now),

@@ -65,6 +65,10 @@ const SETTINGS: &[Setting] = &[
         file.opens = Some(word(value)?);
         Ok(())
     }),
+    ("SHRIKE_AGENT_PROCESSES", |file, value| {
+        file.processes = Some(word(value)?);
+        Ok(())
+    }),
     ("SHRIKE_AGENT_EXEC_ENVIRONMENT", |file, value| {
         file.exec_environment = Some(word(value)?);
         Ok(())

@@ -31,7 +31,7 @@ use shrike_proto::{
 use crate::{
     kernel::{
         Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PINS,
-        PRIORITY_RING_BYTES_DEFAULT, RING_BYTES_DEFAULT, never_kill_default,
+        PRIORITY_RING_BYTES_DEFAULT, Processes, RING_BYTES_DEFAULT, never_kill_default,
     },
     receipts::PATIENCE_DEFAULT,
 };
@@ -59,6 +59,8 @@ pub struct AgentConfig {
     pub priority_ring_bytes: u32,
     /// Which opens are events.
     pub opens: Opens,
+    /// Which execs, forks and exits are events.
+    pub processes: Processes,
     /// What is read of a new image's environment.
     pub exec_environment: ExecEnvironment,
     /// How the decisions are attached; `None`: the best way there is.
@@ -215,6 +217,8 @@ struct File {
     #[serde(skip_serializing_if = "Option::is_none")]
     opens: Option<Opens>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Processes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     exec_environment: Option<ExecEnvironment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attach: Option<Attachment>,
@@ -316,6 +320,7 @@ impl File {
                 PRIORITY_RING_BYTES_DEFAULT,
             )?,
             opens: self.opens.unwrap_or(Opens::First),
+            processes: self.processes.unwrap_or_default(),
             exec_environment: self.exec_environment.unwrap_or_default(),
             attach: self.attach,
             pin: check_pin(self.pin)?,
@@ -336,6 +341,7 @@ impl From<&AgentConfig> for File {
             ring_bytes: Some(config.ring_bytes.into()),
             priority_ring_bytes: Some(config.priority_ring_bytes.into()),
             opens: Some(config.opens),
+            processes: Some(config.processes),
             exec_environment: Some(config.exec_environment),
             attach: config.attach,
             pin: Some(config.pin.clone().unwrap_or_default()),

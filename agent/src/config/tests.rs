@@ -7,6 +7,7 @@ otlp_endpoint = "http://127.0.0.1:4317"
 ring_bytes = 1048576
 priority_ring_bytes = 131072
 opens = "all"
+processes = "matched"
 exec_environment = "keys"
 attach = "fentry"
 pin = "/sys/fs/bpf/other"
@@ -52,6 +53,7 @@ fn whole_configuration_is_read() {
     assert_eq!(config.ring_bytes, 1 << 20);
     assert_eq!(config.priority_ring_bytes, 1 << 17);
     assert_eq!(config.opens, Opens::All);
+    assert_eq!(config.processes, Processes::Matched);
     assert_eq!(config.exec_environment, ExecEnvironment::Keys);
     assert_eq!(config.attach, Some(Attachment::Fentry));
     assert_eq!(config.pin.as_deref(), Some(Path::new("/sys/fs/bpf/other")));
@@ -90,6 +92,7 @@ fn environment_wins_over_the_file() {
         &[
             ("SHRIKE_AGENT_NODE", "web-2"),
             ("SHRIKE_AGENT_OPENS", "matched"),
+            ("SHRIKE_AGENT_PROCESSES", "all"),
             ("SHRIKE_AGENT_EXEC_ENVIRONMENT", "none"),
             ("SHRIKE_AGENT_GUARD_KILLS_PER_MINUTE", "0"),
             ("SHRIKE_AGENT_GUARD_NEVER_KILL", "/bin/a,/bin/b"),
@@ -105,6 +108,7 @@ fn environment_wins_over_the_file() {
     .unwrap();
     assert_eq!(config.node.as_str(), "web-2");
     assert_eq!(config.opens, Opens::Matched);
+    assert_eq!(config.processes, Processes::All);
     assert_eq!(config.exec_environment, ExecEnvironment::None);
     assert_eq!(config.guard.kills_per_minute, 0);
     assert_eq!(config.guard.never_kill.len(), 2);

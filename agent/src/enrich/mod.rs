@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Instant};
 
 use shrike_proto::event::{Event, Fact};
 
-use crate::clock::WallClock;
+use crate::{clock::WallClock, kernel::Processes};
 
 /// Adds to events what the kernel's record leaves out.
 #[derive(Debug)]
@@ -36,8 +36,9 @@ pub struct Enricher {
 impl Enricher {
     /// Starts with the processes and cgroups that exist. Called after the
     /// hooks are attached: what starts in between is seen twice, never missed.
-    pub fn from_running_system(now: Instant) -> Self {
+    pub fn from_running_system(told: Processes, now: Instant) -> Self {
         Self::new(
+            told,
             WallClock::estimate(),
             Procfs::default(),
             CgroupTable::from_mounts(now),
@@ -45,10 +46,23 @@ impl Enricher {
         )
     }
 
-    /// Builds an enricher over its sources.
-    pub fn new(clock: WallClock, procfs: Procfs, cgroups: CgroupTable, users: Users) -> Self {
-        let mut processes = ProcessTable::default();
-        processes.adopt(procfs.scan());
+    /// Builds an enricher over its sources, for events that tell these
+    /// processes.
+    pub fn new(
+        told: Processes,
+        clock: WallClock,
+        procfs: Procfs,
+        cgroups: CgroupTable,
+        users: Users,
+    ) -> Self {
+        let processes = match told {
+            Processes::All => {
+                let mut processes = ProcessTable::default();
+                processes.adopt(procfs.scan());
+                processes
+            }
+            Processes::Matched => ProcessTable::without_history(),
+        };
         Self {
             clock,
             procfs,
@@ -127,6 +141,7 @@ mod tests {
         std::fs::write(&passwd, "alice:x:1000:1000::/home/alice:/bin/sh\n").unwrap();
         let now = Instant::now();
         let mut enricher = Enricher::new(
+            Processes::All,
             WallClock::at(1_000_000),
             Procfs::at(folder.path()),
             CgroupTable::at(None, now),

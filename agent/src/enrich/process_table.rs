@@ -93,12 +93,24 @@ impl Entry {
 /// The processes of this machine.
 #[derive(Debug, Default)]
 pub struct ProcessTable {
+    /// Forks, execs and exits are no events.
+    untold: bool,
     entries: HashMap<ProcessKey, Entry>,
     alive: HashMap<u32, ProcessKey>,
     exited: VecDeque<ProcessKey>,
 }
 
 impl ProcessTable {
+    /// Makes a table for events that tell no forks, execs and exits: lineage
+    /// is read from /proc for each event, and what a process runs is part of
+    /// it.
+    pub fn without_history() -> Self {
+        Self {
+            untold: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes in processes that run already.
     pub fn adopt(&mut self, running: Vec<ProcEntry>) {
         let keys: HashMap<u32, ProcessKey> = running
@@ -137,6 +149,9 @@ impl ProcessTable {
             entry.fill_in(&mut event.process);
             tell_lineage |= !entry.lineage_told;
             entry.lineage_told = true;
+        }
+        if tell_lineage && self.untold {
+            self.look_up_ancestors(&event.process, procfs);
         }
         if tell_lineage {
             event.process.ancestors = self.ancestors(&event.process);
@@ -212,6 +227,10 @@ impl ProcessTable {
         if entry.comm != process.comm && process.tid == process.tgid {
             entry.comm = Comm::from_slice(&process.comm);
         }
+        if !process.exe.is_empty() {
+            entry.from_proc = false;
+            entry.exe.clone_from(&process.exe);
+        }
         if let Fact::Exec(exec) = &event.fact
             && exec.result == 0
         {
@@ -222,6 +241,25 @@ impl ProcessTable {
                 Some(_) | None => Arc::default(),
             };
         }
+    }
+
+    /// Reads the ancestors of a process as they are now.
+    fn look_up_ancestors(&mut self, process: &Process, procfs: &Procfs) {
+        let parent = ProcessKey::new(process.parent_tgid, process.parent_start_boot_ns);
+        let mut found = Vec::new();
+        let mut next = process.parent_tgid;
+        while next != 0
+            && found.len() < ANCESTORS_MAX
+            && let Some(entry) = procfs.read(next)
+        {
+            if found.is_empty() && entry.key() != parent {
+                // It is gone, and somebody else has its number.
+                return;
+            }
+            next = entry.parent_tgid;
+            found.push(entry);
+        }
+        self.adopt(found);
     }
 
     fn ancestors(&self, process: &Process) -> Vec<Ancestor> {

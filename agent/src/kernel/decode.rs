@@ -101,7 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
     let action = reader.u8("header")?;
     let outcome = reader.u8("header")?;
     let signal_result = reader.i32("header")?;
-    let (process, mount_namespace) = process(&mut reader)?;
+    let (mut process, mount_namespace) = process(&mut reader)?;
     debug_assert_eq!(bytes.len() - reader.rest.len(), size_of::<Header>());
 
     let common = Common {
@@ -124,6 +124,9 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
             });
         }
     };
+    if common.has(record::FLAG_HAS_EXECUTABLE) {
+        process.exe = std::mem::take(&mut reader.rest).into();
+    }
     if !reader.rest.is_empty() {
         return Err(DecodeError::TooLong(reader.rest.len()));
     }

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     SensorError,
+    options::{Opens, Processes, SensorOptions},
     programs::{self, Link, Programs},
-    sensor::Opens,
 };
 
 /// One hook, as the node reports it.
@@ -113,6 +113,8 @@ enum Need {
     RecordedOpens32,
     /// Where the kernel has the 32-bit system call.
     Only32,
+    /// Where every fork is recorded.
+    RecordedProcesses,
 }
 
 struct Hook {
@@ -126,19 +128,25 @@ struct Hook {
 
 impl Hook {
     /// Says whether the hook is to be attached, and whether it has to be.
-    fn is_wanted(&self, opens: Opens) -> (bool, bool) {
+    fn is_wanted(&self, options: &SensorOptions) -> (bool, bool) {
+        let SensorOptions {
+            opens, processes, ..
+        } = options;
+        let opens = *opens;
         let recorded = opens != Opens::Matched;
+        let processes = *processes == Processes::All;
         match self.need {
             Need::Always => (true, true),
             Need::RecordedOpens => (recorded, recorded),
             Need::AllOpens => (opens == Opens::All, opens == Opens::All),
             Need::RecordedOpens32 => (recorded, false),
             Need::Only32 => (true, false),
+            Need::RecordedProcesses => (processes, processes),
         }
     }
 }
 
-const NOT_NEEDED: &str = "not needed for the opens that are recorded";
+const NOT_NEEDED: &str = "not needed for what is recorded";
 
 macro_rules! hooks {
     ($($program:literal $how:ident $target:literal $need:ident $attachments:ident;)*) => {
@@ -162,15 +170,15 @@ hooks! {
     "directory_removed" Fexit "vfs_rmdir" Always TYPED;
     "process_exit" RawTracepoint "sched_process_exit" Always ANY;
     "process_exec" RawTracepoint "sched_process_exec" Always ANY;
-    "process_fork" RawTracepoint "sched_process_fork" Always ANY;
+    "process_fork" RawTracepoint "sched_process_fork" RecordedProcesses ANY;
     "leave_execve" Fexit "__x64_sys_execve" Always ANY;
     "leave_execveat" Fexit "__x64_sys_execveat" Always ANY;
     "leave_execve32" Fexit "__ia32_compat_sys_execve" Only32 ANY;
     "leave_execveat32" Fexit "__ia32_compat_sys_execveat" Only32 ANY;
-    "enter_execve" Kprobe "__x64_sys_execve" Always ANY;
-    "enter_execveat" Kprobe "__x64_sys_execveat" Always ANY;
-    "enter_execve32" Kprobe "__ia32_compat_sys_execve" Only32 ANY;
-    "enter_execveat32" Kprobe "__ia32_compat_sys_execveat" Only32 ANY;
+    "enter_execve" Kprobe "__x64_sys_execve" Always KPROBE;
+    "enter_execveat" Kprobe "__x64_sys_execveat" Always KPROBE;
+    "enter_execve32" Kprobe "__ia32_compat_sys_execve" Only32 KPROBE;
+    "enter_execveat32" Kprobe "__ia32_compat_sys_execveat" Only32 KPROBE;
     "decide_exec" Kprobe "security_bprm_check" Always KPROBE;
     "guard_exec" Lsm "bprm_check_security" Always LSM;
     "watch_exec" Fentry "security_bprm_check" Always FENTRY;
@@ -235,9 +243,9 @@ pub struct Attached {
 pub fn attach(
     ebpf: &mut Ebpf,
     btf: &Btf,
-    opens: Opens,
-    wanted: Option<Attachment>,
+    options: &SensorOptions,
 ) -> Result<Attached, SensorError> {
+    let wanted = options.attachment;
     let symbols = kernel_functions();
     let mut refused = Vec::new();
     for attachment in Attachment::ALL {
@@ -248,7 +256,7 @@ pub fn attach(
             Attachment::Lsm => lsm_is_active(),
             Attachment::Fentry | Attachment::Kprobe => Ok(()),
         }
-        .and_then(|()| attach_as(ebpf, btf, attachment, opens, &symbols));
+        .and_then(|()| attach_as(ebpf, btf, attachment, options, &symbols));
         match result {
             Ok((mut hooks, programs)) => {
                 hooks.splice(..0, refused);
@@ -295,7 +303,7 @@ fn attach_as(
     ebpf: &mut Ebpf,
     btf: &Btf,
     attachment: Attachment,
-    opens: Opens,
+    options: &SensorOptions,
     symbols: &HashSet<String>,
 ) -> Result<(Vec<HookState>, Programs), SensorError> {
     let mut states = Vec::new();
@@ -304,7 +312,7 @@ fn attach_as(
         .iter()
         .filter(|hook| hook.attachments & attachment.bit() != 0)
     {
-        let (state, program) = attach_one(ebpf, btf, hook, opens, symbols)?;
+        let (state, program) = attach_one(ebpf, btf, hook, options, symbols)?;
         states.push(state);
         attached.extend(program);
     }
@@ -315,10 +323,10 @@ fn attach_one(
     ebpf: &mut Ebpf,
     btf: &Btf,
     hook: &Hook,
-    opens: Opens,
+    options: &SensorOptions,
     symbols: &HashSet<String>,
 ) -> Result<(HookState, Option<programs::Attached>), SensorError> {
-    let (wanted, required) = hook.is_wanted(opens);
+    let (wanted, required) = hook.is_wanted(options);
     let state = |attached_as, error: &str| HookState {
         name: hook.target,
         attached_as,
@@ -419,10 +427,10 @@ pub fn open_pinned(name: &str, path: &Path) -> Result<(&'static str, OwnedFd), P
 /// Says how the hooks of programs stand that another agent attached.
 pub fn adopted(
     attachment: Attachment,
-    opens: Opens,
-    wanted: Option<Attachment>,
+    options: &SensorOptions,
     programs: &Programs,
 ) -> Vec<HookState> {
+    let wanted = options.attachment;
     let mut states = Vec::new();
     if wanted.is_none()
         && attachment != Attachment::Lsm
@@ -440,7 +448,7 @@ pub fn adopted(
         .filter(|hook| hook.attachments & attachment.bit() != 0);
     states.extend(hooks.map(|hook| {
         let attached = programs.iter().any(|one| one.name == hook.program);
-        let (wanted, required) = hook.is_wanted(opens);
+        let (wanted, required) = hook.is_wanted(options);
         HookState {
             name: hook.target,
             attached_as: if attached { hook.how.as_str() } else { "" },

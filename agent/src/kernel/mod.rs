@@ -20,6 +20,7 @@ mod hooks;
 mod identity;
 mod object;
 mod offsets;
+mod options;
 mod overlap;
 mod pins;
 mod policy_maps;
@@ -35,10 +36,11 @@ pub use counters::{HookCounters, KernelCounters};
 pub use decode::{DecodeError, Sample, VerdictSample, decode};
 pub use error::{ApplyError, SensorError};
 pub use hooks::{Attachment, HookState};
+pub use options::{
+    ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT, Processes,
+    RING_BYTES_DEFAULT, SensorOptions, never_kill_default,
+};
 pub use pins::{PINS, PinError, Pins};
 pub use policy_maps::AppliedPolicy;
 pub use rules::{CompileError, RuleTable};
-pub use sensor::{
-    ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT,
-    RING_BYTES_DEFAULT, Resumed, Sensor, SensorOptions, never_kill_default,
-};
+pub use sensor::{Resumed, Sensor};

@@ -23,7 +23,7 @@ use super::{
 /// The layout of records and notes. A successor of another layout cannot read
 /// what its predecessor left in the rings, and counts it as lost: raise it
 /// with every change of `shrike_agent_ebpf::record` or of the notes below.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 const NOTE_LAYOUT: usize = 0;
 const NOTE_PROGRAMS: usize = 1;

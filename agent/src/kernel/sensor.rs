@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs, io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -13,12 +13,11 @@ use ring::{
     digest,
     rand::{SecureRandom as _, SystemRandom},
 };
-use serde::{Deserialize, Serialize};
 use shrike_agent_ebpf::{HASH_WORDS, guard_rail::Agent};
 use shrike_proto::{
     event::{Event, Verdict},
     id::{Generation, SequenceNumber},
-    policy::{PathPattern, PolicyHash, PolicySet},
+    policy::{PolicyHash, PolicySet},
 };
 
 use super::{
@@ -29,6 +28,7 @@ use super::{
     guard_rails::GuardRails,
     hooks::{self, Attached},
     object, offsets,
+    options::SensorOptions,
     overlap::Overlap,
     pins::{self, Guard, PinError, Pins, Place},
     policy_maps::{self, PolicyMaps},
@@ -37,107 +37,6 @@ use super::{
     running::{Maps, Running},
 };
 use crate::error::chain;
-
-/// Which opens are events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Opens {
-    /// Those that a rule matches.
-    Matched,
-    /// The first of each process, file and access; repeats are counted.
-    First,
-    /// Every one.
-    All,
-}
-
-impl Opens {
-    /// Returns the programs' number for it.
-    fn number(self) -> u32 {
-        match self {
-            Self::Matched => 0,
-            Self::All => 1,
-            Self::First => 2,
-        }
-    }
-}
-
-/// What is read of a new image's environment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ExecEnvironment {
-    /// Nothing.
-    #[default]
-    None,
-    /// The names of the variables, never their values.
-    Keys,
-}
-
-impl ExecEnvironment {
-    /// Returns the programs' number for it.
-    fn number(self) -> u32 {
-        match self {
-            Self::None => 0,
-            Self::Keys => 1,
-        }
-    }
-}
-
-/// How the sensor is set up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SensorOptions {
-    /// Bytes of the ring of opens that no rule matched: a power of two from
-    /// 64 KiB to 1 GiB.
-    pub ring_bytes: u32,
-    /// Bytes of the ring of everything else, likewise.
-    pub priority_ring_bytes: u32,
-    /// Which opens are events.
-    pub opens: Opens,
-    /// What is read of a new image's environment.
-    pub exec_environment: ExecEnvironment,
-    /// How the decisions are attached; `None`: the best way there is.
-    pub attachment: Option<Attachment>,
-    /// Kills of one rule within a minute before it is only observed; 0: no
-    /// limit.
-    pub kills_per_minute: u32,
-    /// Programs that are never killed.
-    pub never_kill: Vec<PathPattern>,
-    /// Where everything is pinned, so that it outlives this process; `None`:
-    /// nowhere.
-    pub pin: Option<PathBuf>,
-}
-
-/// 16 MiB: some 50,000 opens, about a second of the busiest node.
-pub const RING_BYTES_DEFAULT: u32 = 16 << 20;
-
-/// 2 MiB: some 6,000 execs, forks and exits, more than two processors make in
-/// a second.
-pub const PRIORITY_RING_BYTES_DEFAULT: u32 = 2 << 20;
-
-/// What a mistaken rule may kill before it is stopped.
-pub const KILLS_PER_MINUTE_DEFAULT: u32 = 60;
-
-/// Returns the programs that are never killed unless the operator says
-/// otherwise: the way into the machine, and the collector.
-pub fn never_kill_default() -> Vec<PathPattern> {
-    ["/usr/sbin/sshd", "/usr/bin/shrike-collector"]
-        .map(|path| PathPattern::parse(path).expect("a path"))
-        .into()
-}
-
-impl Default for SensorOptions {
-    fn default() -> Self {
-        Self {
-            ring_bytes: RING_BYTES_DEFAULT,
-            priority_ring_bytes: PRIORITY_RING_BYTES_DEFAULT,
-            opens: Opens::First,
-            exec_environment: ExecEnvironment::None,
-            attachment: None,
-            kills_per_minute: KILLS_PER_MINUTE_DEFAULT,
-            never_kill: never_kill_default(),
-            pin: None,
-        }
-    }
-}
 
 /// Generations whose rule names are kept: those of records that may still be
 /// in the ring.
@@ -217,8 +116,7 @@ impl Sensor {
     /// [`SensorError`] says in one line what this kernel lacks, or what the
     /// agent may not do.
     pub fn load(options: &SensorOptions) -> Result<Self, SensorError> {
-        check_ring_size(options.ring_bytes)?;
-        check_ring_size(options.priority_ring_bytes)?;
+        options.check()?;
         check_pid_namespace()?;
         let table = offsets::resolve()?;
         check_kprobes()?;
@@ -260,12 +158,7 @@ impl Sensor {
         let (running, mut maps, attachment, hooks) = match own {
             Some((mut running, maps, attachment)) => {
                 running.resume()?;
-                let hooks = hooks::adopted(
-                    attachment,
-                    options.opens,
-                    options.attachment,
-                    &running.programs,
-                );
+                let hooks = hooks::adopted(attachment, options, &running.programs);
                 tracing::info!("took over the programs of the agent before");
                 (running, maps, attachment, hooks)
             }
@@ -682,12 +575,14 @@ fn start(
     let btf = Btf::from_sys_fs().map_err(|error| SensorError::UnreadableBtf(error.to_string()))?;
     let offsets = table.offsets();
     let record_opens = options.opens.number();
+    let record_processes = options.processes.number();
     let hash_keys = random_odd_words()?;
     let exec_environment = options.exec_environment.number();
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("RECORD_OPENS", &record_opens, true)
+        .override_global("RECORD_PROCESSES", &record_processes, true)
         .override_global("EXEC_ENVIRONMENT", &exec_environment, true)
         .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
         .override_global("HASH_KEYS", &hash_keys[..], true)
@@ -700,7 +595,7 @@ fn start(
         attachment,
         hooks,
         mut programs,
-    } = hooks::attach(&mut ebpf, &btf, options.opens, options.attachment)?;
+    } = hooks::attach(&mut ebpf, &btf, options)?;
     let mut maps = Maps(Vec::new());
     for name in PINNED_MAPS {
         let map = ebpf.take_map(name).ok_or(SensorError::ObjectPart(name))?;
@@ -746,6 +641,7 @@ fn build_digest(table: &offsets::Table, options: &SensorOptions) -> String {
         ring_bytes,
         priority_ring_bytes,
         opens,
+        processes,
         exec_environment,
         attachment,
         kills_per_minute,
@@ -755,7 +651,7 @@ fn build_digest(table: &offsets::Table, options: &SensorOptions) -> String {
     } = options;
     context.update(
         format!(
-            "{ring_bytes} {priority_ring_bytes} {opens:?} {exec_environment:?} {attachment:?} {kills_per_minute}"
+            "{ring_bytes} {priority_ring_bytes} {opens:?} {processes:?} {exec_environment:?} {attachment:?} {kills_per_minute}"
         )
         .as_bytes(),
     );
@@ -834,13 +730,6 @@ fn return_memory() {
     }
 }
 
-fn check_ring_size(bytes: u32) -> Result<(), SensorError> {
-    if bytes.is_power_of_two() && (1 << 16..=1 << 30).contains(&bytes) {
-        return Ok(());
-    }
-    Err(SensorError::RingSize(bytes))
-}
-
 /// The programs know the agent by its process ID in the first PID namespace.
 fn check_pid_namespace() -> Result<(), SensorError> {
     /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
@@ -912,23 +801,5 @@ fn name_rule(sample: Sample, tables: &VecDeque<(Generation, RuleTable)>) -> Even
 fn report_undecodable(count: u64, error: &DecodeError) {
     if count.is_power_of_two() {
         tracing::error!(count, %error, "cannot decode a record");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ring_size_is_a_power_of_two_within_bounds() {
-        let check = |bytes: u32, fine: bool| {
-            assert_eq!(check_ring_size(bytes).is_ok(), fine, "{bytes}");
-        };
-        check(1 << 16, true);
-        check(16 << 20, true);
-        check(1 << 30, true);
-        check(1 << 15, false);
-        check((16 << 20) + 4096, false);
-        check(0, false);
     }
 }

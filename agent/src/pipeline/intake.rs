@@ -13,7 +13,7 @@ use shrike_proto::{
 use crate::{
     clock,
     enrich::Enricher,
-    kernel::Miscount,
+    kernel::{Miscount, Processes},
     receipts::{Alarm, Fate, Receipts},
 };
 
@@ -41,8 +41,8 @@ impl Intake {
     /// Starts with the processes that run already. Called after the hooks are
     /// attached. A process that lives on `kill_patience` after it was killed
     /// is an alert.
-    pub fn from_running_system(now: Instant, kill_patience: Duration) -> Self {
-        Self::new(Enricher::from_running_system(now), kill_patience)
+    pub fn from_running_system(told: Processes, now: Instant, kill_patience: Duration) -> Self {
+        Self::new(Enricher::from_running_system(told, now), kill_patience)
     }
 
     /// Starts with what the enricher knows.

@@ -54,6 +54,7 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
         ring_bytes: args.ring_bytes,
         priority_ring_bytes: args.priority_ring_bytes,
         opens: args.opens.into(),
+        processes: args.processes.into(),
         exec_environment: args.exec_environment.into(),
         attachment: args.attach.map(Into::into),
         kills_per_minute: args.kills_per_minute,
@@ -76,7 +77,11 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
     let mut watch = Watch {
         sensor,
         writer,
-        intake: Intake::from_running_system(Instant::now(), PATIENCE_DEFAULT),
+        intake: Intake::from_running_system(
+            args.processes.into(),
+            Instant::now(),
+            PATIENCE_DEFAULT,
+        ),
         sequence: SequenceNumber(0),
     };
     eprintln!("ready");

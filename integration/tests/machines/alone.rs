@@ -16,6 +16,10 @@ pub const CLAIMS: &[Claim] = &[
         "a_rule_that_kills_too_much_is_stopped_and_sshd_is_never_killed",
         guard_rails,
     ),
+    Claim(
+        "with_processes_matched_rules_see_what_they_match",
+        only_matched,
+    ),
     Claim("doctor_finds_both_kernels_well_in_every_attachment", doctor),
     Claim("a_kernel_without_btf_is_refused_in_one_line", without_btf),
 ];
@@ -122,6 +126,90 @@ fn guard_rails(fixture: &mut Fixture) -> Result<()> {
         })?;
         job.signal(TERMINATE)?;
         job.wait(READY_TIMEOUT)?;
+    }
+    Ok(())
+}
+
+/// The shell that tries is forked and executed unseen; its programs are known
+/// all the same, and who is killed has a receipt.
+fn only_matched(fixture: &mut Fixture) -> Result<()> {
+    for kernel in Kernel::ALL {
+        let machine = boot(fixture, "matched", kernel)?;
+        machine.shell("mkdir -p /srv/claim && echo secret > /srv/claim/key")?;
+        machine.write(
+            "/tmp/policy.yaml",
+            0o644,
+            b"apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: matched}\nspec:\n  mode: \
+              enforce\n  rules:\n    - {name: key, on: open, paths: [/srv/claim/key], action: \
+              kill}\n    - {name: netcat, on: exec, comm: [nc], action: kill}\n",
+        )?;
+        for attachment in ["lsm", "fentry", "kprobe"] {
+            let job = machine
+                .command("shrike-agent")
+                .args(["watch", "--policy", "/tmp/policy.yaml", "-o", "json"])
+                .args(["--opens", "matched", "--processes", "matched"])
+                .args(["--attach", attachment])
+                .spawn()?;
+            job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
+                let stderr = String::from_utf8_lossy(stderr);
+                stderr
+                    .lines()
+                    .any(|line| line.trim() == "ready")
+                    .then_some(())
+            })?;
+            insist(&machine, &["cat", "/etc/debian_version"], Outcome::SUCCESS)?;
+            let killed = Outcome::Signal(9);
+            insist(&machine, &["sh", "-c", "exec nc -h"], killed.clone())?;
+            insist(&machine, &["sh", "-c", "exec cat /srv/claim/key"], killed)?;
+            job.wait_for(READY_TIMEOUT, "prints both receipts", |stdout, _| {
+                let stdout = String::from_utf8_lossy(stdout);
+                (stdout.matches("\"died_by_it\":true").count() == 2).then_some(())
+            })?;
+            job.signal(TERMINATE)?;
+            let finished = job.wait(READY_TIMEOUT)?;
+            check_only_matched(&finished.stdout_text())
+                .with_context(|| format!("{kernel}, {attachment}: {}", finished.stdout_text()))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_only_matched(printed: &str) -> Result<()> {
+    let events = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+        .collect::<Result<Vec<Value>>>()?;
+    let of_kind = |kind: &str| -> Vec<&Value> {
+        events
+            .iter()
+            .filter(|event| event["kind"] == kind)
+            .collect()
+    };
+    let (execs, opens, exits) = (of_kind("exec"), of_kind("open"), of_kind("exit"));
+    ensure!(
+        (execs.len(), opens.len(), exits.len()) == (1, 1, 2) && events.len() == 4,
+        "not these events"
+    );
+    let exec = execs[0];
+    ensure!(
+        exec["verdict"]["rule"] == "netcat"
+            && exec["exec"]["syscall"] == "execve"
+            && exec["exec"]["argv"][1] == "-h"
+            && exec["exec"]["file"]["path"]
+                .as_str()
+                .is_some_and(|path| path.contains("nc")),
+        "not this exec"
+    );
+    ensure!(
+        opens[0]["verdict"]["rule"] == "key" && opens[0]["process"]["exe"] == "/usr/bin/cat",
+        "not this open"
+    );
+    for event in execs.iter().chain(&opens) {
+        let ancestors = event["process"]["ancestors"].as_array();
+        ensure!(
+            ancestors.is_some_and(|ancestors| !ancestors.is_empty()),
+            "no ancestors"
+        );
     }
     Ok(())
 }

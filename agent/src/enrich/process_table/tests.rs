@@ -229,3 +229,68 @@ proptest! {
         }
     }
 }
+
+/// Makes what /proc says of a process.
+fn plant(root: &std::path::Path, process: &Process, exe: &str) {
+    let folder = root.join(process.tgid.to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    let ticks = process.start_boot_ns / TICK_NS;
+    let fields = format!(
+        "{} ({}) S {} {}{ticks} 0",
+        process.tgid,
+        String::from_utf8_lossy(&process.comm),
+        process.parent_tgid,
+        "0 ".repeat(17),
+    );
+    std::fs::write(folder.join("stat"), fields).unwrap();
+    let link = folder.join("exe");
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(exe, link).unwrap();
+}
+
+#[test]
+fn without_history_every_event_looks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let procfs = Procfs::at(folder.path());
+    let (init, shell, child) = (process(1, 0), process(20, 1), process(30, 20));
+    plant(folder.path(), &init, "/sbin/init");
+    plant(folder.path(), &shell, "/bin/sh");
+    let mut table = ProcessTable::without_history();
+    let mut see = |exe: &str| {
+        let mut event = exec(child.clone(), "/forbidden", -1);
+        event.process.exe = exe.as_bytes().into();
+        table.observe(&mut event, &procfs);
+        let ancestors: Vec<String> = event
+            .process
+            .ancestors
+            .iter()
+            .map(|ancestor| String::from_utf8_lossy(&ancestor.exe).into_owned())
+            .collect();
+        let exe = String::from_utf8_lossy(&event.process.exe).into_owned();
+        (exe, ancestors)
+    };
+    let ancestors = |one: &str, two: &str| vec![one.to_owned(), two.to_owned()];
+    let first = see("/bin/child");
+    assert_eq!(
+        first,
+        ("/bin/child".to_owned(), ancestors("/bin/sh", "/sbin/init"))
+    );
+    // Nobody told that both run something else now.
+    plant(folder.path(), &shell, "/bin/other");
+    let second = see("/bin/grown");
+    assert_eq!(
+        second,
+        (
+            "/bin/grown".to_owned(),
+            ancestors("/bin/other", "/sbin/init")
+        )
+    );
+    // Its exit has no image to name.
+    assert_eq!(see("").0, "/bin/grown");
+    // The parent's number belongs to somebody else: it is not taken for the
+    // parent, whose entry is all there is.
+    let mut stranger = process(20, 1);
+    stranger.start_boot_ns += 1_000_000_000;
+    plant(folder.path(), &stranger, "/bin/stranger");
+    assert_eq!(see("").1[0], "/bin/other");
+}

@@ -347,6 +347,19 @@ fn arguments_split_at_their_ends() {
 }
 
 #[test]
+fn executable_lies_behind_everything_else() {
+    let body = open_body(1, 2, 0);
+    let check = |flags, rest: &[u8]| {
+        let bytes = record(Kind::Open, flags, NO_VERDICT, &[&body, rest]);
+        decode(&bytes).map(|sample| sample.process.exe.to_vec())
+    };
+    let flag = record::FLAG_HAS_EXECUTABLE;
+    assert_eq!(check(flag, b"a/b/bin/cat").unwrap(), b"/bin/cat");
+    assert_eq!(check(flag, b"a/b").unwrap(), b"");
+    assert_eq!(check(0, b"a/b/bin/cat"), Err(DecodeError::TooLong(8)));
+}
+
+#[test]
 fn malformed_records_say_what_is_wrong() {
     let good = record(Kind::Open, 0, NO_VERDICT, &[&open_body(0, 0, 0)]);
     assert!(decode(&good).is_ok());

@@ -372,7 +372,12 @@ mod tests {
 
     #[test]
     fn looks_are_alike_when_nothing_piles_up() {
-        assert!(are_alike(&[400_000_000, 30_000_000, 29_000_000, 31_000_000]));
+        assert!(are_alike(&[
+            400_000_000,
+            30_000_000,
+            29_000_000,
+            31_000_000
+        ]));
         assert!(!are_alike(&[60_000_000, 40_000_000, 30_000_000]));
         assert!(!are_alike(&[500_000_000; 3]));
         assert!(!are_alike(&[20_000_000; 2]));
