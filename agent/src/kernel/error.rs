@@ -122,6 +122,9 @@ pub enum SensorError {
 /// A policy set could not be put into the kernel; the one before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
+    /// What decides cannot be attached, or not be pinned.
+    #[error(transparent)]
+    Arm(#[from] PinError),
     /// The node cannot carry it out as written.
     #[error(transparent)]
     Compile(#[from] CompileError),

@@ -16,11 +16,12 @@ use aya::{
 };
 
 use serde::{Deserialize, Serialize};
+use shrike_proto::policy::Trigger;
 
 use super::{
     SensorError,
     options::{Opens, Processes, SensorOptions},
-    programs::{self, Link, Programs},
+    programs::{Link, Loaded, Programs},
 };
 
 /// One hook, as the node reports it.
@@ -115,6 +116,10 @@ enum Need {
     Only32,
     /// Where every fork is recorded.
     RecordedProcesses,
+    /// While rules about opens ask.
+    OpenRules,
+    /// While rules about execs ask.
+    ExecRules,
 }
 
 struct Hook {
@@ -127,6 +132,24 @@ struct Hook {
 }
 
 impl Hook {
+    /// Returns what it judges, if it is attached only while rules ask.
+    fn judges(&self) -> Option<Trigger> {
+        match self.need {
+            Need::OpenRules => Some(Trigger::Open),
+            Need::ExecRules => Some(Trigger::Exec),
+            _ => None,
+        }
+    }
+
+    /// Returns how it is attached, as people see it.
+    fn attached_as(&self) -> &'static str {
+        match (self.how, self.judges()) {
+            (How::Lsm, Some(_)) => "lsm, while rules ask",
+            (How::Fentry, Some(_)) => "fentry, while rules ask",
+            (how, _) => how.as_str(),
+        }
+    }
+
     /// Says whether the hook is to be attached, and whether it has to be.
     fn is_wanted(&self, options: &SensorOptions) -> (bool, bool) {
         let SensorOptions {
@@ -142,6 +165,7 @@ impl Hook {
             Need::RecordedOpens32 => (recorded, false),
             Need::Only32 => (true, false),
             Need::RecordedProcesses => (processes, processes),
+            Need::OpenRules | Need::ExecRules => (true, true),
         }
     }
 }
@@ -166,8 +190,8 @@ macro_rules! hooks {
 // waits for an end that nobody sees. What makes a remembered path void is
 // attached before anything remembers one.
 hooks! {
-    "dentry_moved" Fexit "__d_move" Always TYPED;
-    "directory_removed" Fexit "vfs_rmdir" Always TYPED;
+    "dentry_moved" Fexit "__d_move" Always ANY;
+    "directory_removed" Fexit "vfs_rmdir" Always ANY;
     "process_exit" RawTracepoint "sched_process_exit" Always ANY;
     "process_exec" RawTracepoint "sched_process_exec" Always ANY;
     "process_fork" RawTracepoint "sched_process_fork" RecordedProcesses ANY;
@@ -186,23 +210,23 @@ hooks! {
     "opened_object" Fexit "dentry_open" RecordedOpens TYPED;
     "opened_below" Fexit "do_file_open_root" RecordedOpens TYPED;
     "opened" Fexit "do_filp_open" RecordedOpens TYPED;
-    "guard_open" Lsm "file_open" Always LSM;
-    "guard_receive" Lsm "file_receive" Always LSM;
-    "guard_mmap" Lsm "mmap_file" Always LSM;
-    "guard_truncate" Lsm "path_truncate" Always LSM;
-    "guard_unlink" Lsm "path_unlink" Always LSM;
-    "guard_rmdir" Lsm "path_rmdir" Always LSM;
-    "guard_rename" Lsm "path_rename" Always LSM;
-    "guard_rename_over" Lsm "path_rename" Always LSM;
-    "guard_link" Lsm "path_link" Always LSM;
-    "guard_link_into" Lsm "path_link" Always LSM;
-    "guard_symlink" Lsm "path_symlink" Always LSM;
-    "guard_mkdir" Lsm "path_mkdir" Always LSM;
-    "guard_mknod" Lsm "path_mknod" Always LSM;
-    "guard_chmod" Lsm "path_chmod" Always LSM;
-    "guard_chown" Lsm "path_chown" Always LSM;
-    "guard_setxattr" Lsm "inode_setxattr" Always LSM;
-    "watch_open" Fentry "security_file_open" Always FENTRY;
+    "guard_open" Lsm "file_open" OpenRules LSM;
+    "guard_receive" Lsm "file_receive" OpenRules LSM;
+    "guard_mmap" Lsm "mmap_file" ExecRules LSM;
+    "guard_truncate" Lsm "path_truncate" OpenRules LSM;
+    "guard_unlink" Lsm "path_unlink" OpenRules LSM;
+    "guard_rmdir" Lsm "path_rmdir" OpenRules LSM;
+    "guard_rename" Lsm "path_rename" OpenRules LSM;
+    "guard_rename_over" Lsm "path_rename" OpenRules LSM;
+    "guard_link" Lsm "path_link" OpenRules LSM;
+    "guard_link_into" Lsm "path_link" OpenRules LSM;
+    "guard_symlink" Lsm "path_symlink" OpenRules LSM;
+    "guard_mkdir" Lsm "path_mkdir" OpenRules LSM;
+    "guard_mknod" Lsm "path_mknod" OpenRules LSM;
+    "guard_chmod" Lsm "path_chmod" OpenRules LSM;
+    "guard_chown" Lsm "path_chown" OpenRules LSM;
+    "guard_setxattr" Lsm "inode_setxattr" OpenRules LSM;
+    "watch_open" Fentry "security_file_open" OpenRules FENTRY;
     "leave_open" Fexit "__x64_sys_open" RecordedOpens KPROBE;
     "leave_creat" Fexit "__x64_sys_creat" RecordedOpens KPROBE;
     "leave_openat" Fexit "__x64_sys_openat" RecordedOpens KPROBE;
@@ -307,16 +331,16 @@ fn attach_as(
     symbols: &HashSet<String>,
 ) -> Result<(Vec<HookState>, Programs), SensorError> {
     let mut states = Vec::new();
-    let mut attached = Vec::new();
+    let mut loaded = Vec::new();
     for hook in HOOKS
         .iter()
         .filter(|hook| hook.attachments & attachment.bit() != 0)
     {
         let (state, program) = attach_one(ebpf, btf, hook, options, symbols)?;
         states.push(state);
-        attached.extend(program);
+        loaded.extend(program);
     }
-    Ok((states, Programs::new(attached)))
+    Ok((states, Programs::new(loaded)))
 }
 
 fn attach_one(
@@ -325,7 +349,7 @@ fn attach_one(
     hook: &Hook,
     options: &SensorOptions,
     symbols: &HashSet<String>,
-) -> Result<(HookState, Option<programs::Attached>), SensorError> {
+) -> Result<(HookState, Option<Loaded>), SensorError> {
     let (wanted, required) = hook.is_wanted(options);
     let state = |attached_as, error: &str| HookState {
         name: hook.target,
@@ -345,45 +369,49 @@ fn attach_one(
         .program_mut(hook.program)
         .ok_or(SensorError::ObjectPart(hook.program))?;
     match load_and_attach(program, btf, hook) {
-        Ok(attached) => Ok((state(hook.how.as_str(), ""), Some(attached))),
+        Ok(loaded) => Ok((state(hook.attached_as(), ""), Some(loaded))),
         Err(error) if required => Err(required_hook_error(hook, error)),
         Err(error) => Ok((state("", &one_line(&error)), None)),
     }
 }
 
-fn load_and_attach(
-    program: &mut Program,
-    btf: &Btf,
-    hook: &Hook,
-) -> Result<programs::Attached, ProgramError> {
+fn load_and_attach(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<Loaded, ProgramError> {
     let link = match hook.how {
         How::Lsm => {
             let program: &mut Lsm = program.try_into()?;
             program.load(hook.target, btf)?;
-            let id = program.attach()?;
-            Link::Own(program.take_link(id)?.into())
+            if hook.judges().is_some() {
+                None
+            } else {
+                let id = program.attach()?;
+                Some(Link::Own(program.take_link(id)?.into()))
+            }
         }
         How::Fentry => {
             let program: &mut FEntry = program.try_into()?;
             program.load(hook.target, btf)?;
-            let id = program.attach()?;
-            Link::Own(program.take_link(id)?.into())
+            if hook.judges().is_some() {
+                None
+            } else {
+                let id = program.attach()?;
+                Some(Link::Own(program.take_link(id)?.into()))
+            }
         }
         How::Fexit => {
             let program: &mut FExit = program.try_into()?;
             program.load(hook.target, btf)?;
             let id = program.attach()?;
-            Link::Own(program.take_link(id)?.into())
+            Some(Link::Own(program.take_link(id)?.into()))
         }
         How::Kprobe => {
             let program: &mut KProbe = program.try_into()?;
             program.load()?;
             let id = program.attach(hook.target, 0)?;
             match FdLink::try_from(program.take_link(id)?) {
-                Ok(link) => Link::Own(link),
+                Ok(link) => Some(Link::Own(link)),
                 Err(_) => {
                     let id = program.attach(hook.target, 0)?;
-                    Link::Legacy(program.take_link(id)?)
+                    Some(Link::Legacy(program.take_link(id)?))
                 }
             }
         }
@@ -391,13 +419,14 @@ fn load_and_attach(
             let program: &mut RawTracePoint = program.try_into()?;
             program.load()?;
             let id = program.attach(hook.target)?;
-            Link::Own(program.take_link(id)?.into())
+            Some(Link::Own(program.take_link(id)?.into()))
         }
     };
-    Ok(programs::Attached {
+    Ok(Loaded {
         name: hook.program,
         program: program.fd()?.as_fd().try_clone_to_owned()?,
         link,
+        judges: hook.judges(),
         instructions: program
             .info()
             .ok()
@@ -405,11 +434,15 @@ fn load_and_attach(
     })
 }
 
-/// Opens a program that is pinned, by its name.
+/// Opens a program that is pinned, by its name; returns what it judges as well
+/// if it is attached only while rules ask.
 ///
 /// # Errors
 /// When there is no such hook, or the pin is not such a program's.
-pub fn open_pinned(name: &str, path: &Path) -> Result<(&'static str, OwnedFd), ProgramError> {
+pub fn open_pinned(
+    name: &str,
+    path: &Path,
+) -> Result<(&'static str, Option<Trigger>, OwnedFd), ProgramError> {
     let Some(hook) = HOOKS.iter().find(|hook| hook.program == name) else {
         return Err(ProgramError::NotLoaded);
     };
@@ -421,7 +454,7 @@ pub fn open_pinned(name: &str, path: &Path) -> Result<(&'static str, OwnedFd), P
         How::Kprobe => clone(KProbe::from_pin(path, ProbeKind::Entry)?.fd()?),
         How::RawTracepoint => clone(RawTracePoint::from_pin(path)?.fd()?),
     }?;
-    Ok((hook.program, program))
+    Ok((hook.program, hook.judges(), program))
 }
 
 /// Says how the hooks of programs stand that another agent attached.
@@ -447,12 +480,12 @@ pub fn adopted(
         .iter()
         .filter(|hook| hook.attachments & attachment.bit() != 0);
     states.extend(hooks.map(|hook| {
-        let attached = programs.iter().any(|one| one.name == hook.program);
+        let loaded = programs.iter().any(|one| one.name == hook.program);
         let (wanted, required) = hook.is_wanted(options);
         HookState {
             name: hook.target,
-            attached_as: if attached { hook.how.as_str() } else { "" },
-            error: match (attached, wanted) {
+            attached_as: if loaded { hook.attached_as() } else { "" },
+            error: match (loaded, wanted) {
                 (true, _) => String::new(),
                 (false, false) => NOT_NEEDED.to_owned(),
                 (false, true) => "could not be attached by the agent before".to_owned(),

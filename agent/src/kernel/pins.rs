@@ -32,7 +32,7 @@ use aya::maps::{Map, MapData};
 
 use super::{
     Attachment, hooks,
-    programs::{Attached, Link, Programs},
+    programs::{Link, Loaded, Programs},
 };
 use crate::error::chain;
 
@@ -81,6 +81,15 @@ pub enum PinError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A program that was loaded cannot be attached.
+    #[error("cannot attach the program {program}")]
+    Attach {
+        /// Its name.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A kernel before 5.15 attaches kprobes without a link.
     #[error(
         "this kernel cannot pin kprobes (it needs Linux 5.15): enforcement ends with the agent"
@@ -108,7 +117,8 @@ pub struct Place {
 
 /// What a folder holds.
 pub struct Pinned {
-    /// Programs with their links; one whose link is gone is left out.
+    /// Programs with their links; one that is to have a link and has none is
+    /// left out.
     pub programs: Programs,
     /// Maps by their names, with a dash for each dot.
     pub maps: Vec<(String, Map)>,
@@ -252,7 +262,7 @@ impl Place {
     /// # Errors
     /// [`PinError`] when a pin is not what its name says.
     pub fn open(&self) -> Result<Pinned, PinError> {
-        let mut attached = Vec::new();
+        let mut loaded = Vec::new();
         let mut maps = Vec::new();
         for path in list(&self.path)? {
             let name = name_of(&path);
@@ -262,25 +272,35 @@ impl Place {
                     .map_err(bpf_error("open", &path))?;
                 maps.push((name.to_owned(), map));
             } else if let Some(name) = name.strip_prefix("prog_") {
-                let link = self.path.join(format!("link_{name}"));
-                if !link.exists() {
-                    continue;
-                }
-                let (name, program) =
+                let (name, judges, program) =
                     hooks::open_pinned(name, &path).map_err(bpf_error("open", &path))?;
-                let link = open_descriptor(&link).map_err(io_error("open", &link))?;
-                attached.push(Attached {
+                let path = self.link(name);
+                let link = if path.exists() {
+                    let link = open_descriptor(&path).map_err(io_error("open", &path))?;
+                    Some(Link::Descriptor(link))
+                } else if judges.is_some() {
+                    None
+                } else {
+                    continue;
+                };
+                loaded.push(Loaded {
                     name,
                     program,
-                    link: Link::Pinned(link),
+                    link,
+                    judges,
                     instructions: None,
                 });
             }
         }
         Ok(Pinned {
-            programs: Programs::new(attached),
+            programs: Programs::new(loaded),
             maps,
         })
+    }
+
+    /// Returns where the link of a program is pinned.
+    pub fn link(&self, program: &str) -> PathBuf {
+        self.path.join(format!("link_{program}"))
     }
 
     /// Holds everything that is pinned here, to be looked after.
@@ -437,9 +457,9 @@ fn pin_into<'a>(
         let path = folder.join(format!("map_{}", name.replace('.', "-")));
         map.pin(&path).map_err(bpf_error("make", &path))?;
     }
-    for attached in programs.iter() {
-        let path = folder.join(format!("prog_{}", attached.name));
-        pin_descriptor(attached.program.as_fd(), &path).map_err(io_error("make", &path))?;
+    for loaded in programs.iter() {
+        let path = folder.join(format!("prog_{}", loaded.name));
+        pin_descriptor(loaded.program.as_fd(), &path).map_err(io_error("make", &path))?;
     }
     programs.pin_links(|name| folder.join(format!("link_{name}")))
 }
@@ -509,7 +529,7 @@ fn bpf(command: libc::c_int, path: &Path, descriptor: RawFd) -> io::Result<RawFd
 }
 
 /// Calls bpf(2) with arguments that hold nothing but what the command reads.
-fn call<T>(command: libc::c_int, arguments: &T) -> io::Result<RawFd> {
+pub(super) fn call<T>(command: libc::c_int, arguments: &T) -> io::Result<RawFd> {
     // SAFETY: the kernel reads the arguments, and what they point to, only
     // until the call returns.
     let result = unsafe {

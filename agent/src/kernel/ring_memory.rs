@@ -50,6 +50,9 @@ pub const NOTES: usize = 256;
 /// Where they begin.
 const NOTES_AT: usize = 8;
 
+// SAFETY: what its pointer refers to is its own mapping.
+unsafe impl Send for RingMemory {}
+
 /// A ring that is mapped.
 pub struct RingMemory {
     ring: OwnedFd,
@@ -61,6 +64,8 @@ pub struct RingMemory {
     capacity: usize,
     /// Of the reader; what the shared page says, since nobody else writes it.
     position: usize,
+    /// The record at that position, once it was seen there whole.
+    front: Option<NonNull<[u8]>>,
     /// Records taken since the ring was made, by whomever.
     taken: usize,
     /// Which of the two pairs was written last: 0 or 1.
@@ -89,6 +94,7 @@ impl RingMemory {
             page,
             capacity,
             position: 0,
+            front: None,
             taken: 0,
             pair: 0,
         };
@@ -150,13 +156,12 @@ impl RingMemory {
         Ok(word.load(Ordering::Acquire))
     }
 
-    /// Returns the record at the reader's position, which was copied in whole.
-    fn record(&mut self, length: usize) -> io::Result<&[u8]> {
+    /// Looks at the record at the reader's position, which was copied in whole.
+    fn record(&mut self, length: usize) -> io::Result<NonNull<[u8]>> {
         let start = (self.position & (self.capacity - 1)) + HEADER;
-        let record = self.data(start, length)?;
-        // SAFETY: the kernel does not use the room again before the reader's
-        // position passes it, and the window stays while it is looked at.
-        Ok(unsafe { NonNull::slice_from_raw_parts(record, length).as_ref() })
+        let record = NonNull::slice_from_raw_parts(self.data(start, length)?, length);
+        self.front = Some(record);
+        Ok(record)
     }
 
     /// Returns a place among the records, `offset` bytes from the first one,
@@ -188,10 +193,11 @@ impl RingMemory {
             .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    fn pass(&mut self, length: u32, records: usize) {
+    fn pass(&mut self, length: usize, records: usize) {
+        self.front = None;
         self.position = self
             .position
-            .wrapping_add((HEADER + length as usize).next_multiple_of(8));
+            .wrapping_add((HEADER + length).next_multiple_of(8));
         self.taken += records;
         self.pair ^= 1;
         let pair = 1 + 2 * self.pair;
@@ -199,23 +205,35 @@ impl RingMemory {
         self.shared(pair).store(self.position, Ordering::Release);
         self.shared(0).store(self.position, Ordering::Release);
     }
-}
 
-impl RingMemory {
     fn try_head(&mut self) -> io::Result<Head<'_>> {
+        let record = match self.front {
+            Some(record) => record,
+            None => match self.look()? {
+                Ok(record) => record,
+                Err(other) => return Ok(other),
+            },
+        };
+        // SAFETY: the kernel does not use the room again before the reader's
+        // position passes it, and until then the window stays where it is.
+        Ok(Head::Record(unsafe { record.as_ref() }))
+    }
+
+    /// Looks for a record at the reader's position; or else what is there.
+    fn look(&mut self) -> io::Result<Result<NonNull<[u8]>, Head<'static>>> {
         loop {
             if self.waiting() == 0 {
-                return Ok(Head::Empty);
+                return Ok(Err(Head::Empty));
             }
             let word = self.word()?;
             if word & BUSY != 0 {
-                return Ok(Head::Busy);
+                return Ok(Err(Head::Busy));
             }
             if word & DISCARDED != 0 {
-                self.pass(word & !DISCARDED, 0);
+                self.pass((word & !DISCARDED) as usize, 0);
                 continue;
             }
-            return self.record(word as usize).map(Head::Record);
+            return self.record(word as usize).map(Ok);
         }
     }
 }
@@ -231,8 +249,8 @@ impl Source for RingMemory {
     }
 
     fn advance(&mut self) {
-        if let Ok(word) = self.word() {
-            self.pass(word & !(BUSY | DISCARDED), 1);
+        if let Some(record) = self.front {
+            self.pass(record.len(), 1);
         }
     }
 

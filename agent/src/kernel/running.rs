@@ -16,8 +16,11 @@ use aya::maps::{Array, Map, MapData, PerCpuArray};
 use shrike_agent_ebpf::{counter::Counters, guard_rail::Agent};
 
 use super::{
-    HookCounters, KernelCounters, SensorError, counters, pins::Place, programs::Programs,
-    ring_memory::NOTES, rings::Rings,
+    HookCounters, KernelCounters, SensorError, counters,
+    pins::{PinError, Place},
+    programs::{Asked, Programs},
+    ring_memory::NOTES,
+    rings::Rings,
 };
 
 /// The layout of records and notes. A successor of another layout cannot read
@@ -27,6 +30,8 @@ const LAYOUT: u64 = 2;
 
 const NOTE_LAYOUT: usize = 0;
 const NOTE_PROGRAMS: usize = 1;
+/// What the rules in force may ask about: 1 for opens, 2 for execs.
+const NOTE_ASKED: usize = 2;
 /// Six words for each hook: own, repeated, ring full, oversize, pending full,
 /// missed.
 const NOTE_HOOKS: usize = 8;
@@ -138,9 +143,47 @@ impl Running {
         self.readable
     }
 
-    /// Says whether every program is there that was pinned.
+    /// Says whether every program is there that was pinned, and attached if
+    /// rules may ask for it.
     pub fn is_whole(&self) -> bool {
         self.rings.notes().note(NOTE_PROGRAMS) == self.programs.iter().count() as u64
+            && self.programs.are_armed(self.asked())
+    }
+
+    /// Returns what the rules in force may ask about.
+    pub fn asked(&self) -> Asked {
+        let noted = self.rings.notes().note(NOTE_ASKED);
+        Asked {
+            opens: noted & 1 != 0,
+            execs: noted & 2 != 0,
+        }
+    }
+
+    fn note_asked(&self, asked: Asked) {
+        let note = u64::from(asked.opens) | u64::from(asked.execs) << 1;
+        self.rings.notes().set_note(NOTE_ASKED, note);
+    }
+
+    /// Attaches what judges what rules will ask about, before they are in
+    /// force. Returns whether there was anything to do.
+    ///
+    /// # Errors
+    /// When a program cannot be attached or its link not be pinned.
+    pub fn arm(&mut self, asked: Asked) -> Result<bool, PinError> {
+        let changed = self.programs.arm(asked, self.place.as_ref())?;
+        // A predecessor that died in between has attached more than it said.
+        self.note_asked(self.asked().and(asked));
+        Ok(changed)
+    }
+
+    /// Detaches what judges only what the rules in force do not ask about.
+    /// Returns whether there was anything to do.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn disarm(&mut self, asked: Asked) -> Result<bool, PinError> {
+        self.note_asked(asked);
+        self.programs.disarm(asked, self.place.as_ref())
     }
 
     /// Tells the programs which process the agent is. Returns whether they

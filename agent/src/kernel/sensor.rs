@@ -32,7 +32,7 @@ use super::{
     overlap::Overlap,
     pins::{self, Guard, PinError, Pins, Place},
     policy_maps::{self, PolicyMaps},
-    programs::Programs,
+    programs::{Asked, Programs},
     rings::RECORDS_PER_CALL_MAX,
     running::{Maps, Running},
 };
@@ -76,6 +76,8 @@ pub struct Sensor {
     policy: PolicyMaps,
     tables: VecDeque<(Generation, RuleTable)>,
     applied: Option<AppliedPolicy>,
+    /// What the rules in force may ask about.
+    asked: Asked,
     attachment: Attachment,
     offsets: offsets::Table,
     hooks: Vec<HookState>,
@@ -180,6 +182,7 @@ impl Sensor {
             source: Box::new(source),
         })?;
         let guard = running.place.as_ref().map(Place::guard).transpose()?;
+        let asked = running.asked();
         return_memory();
         Ok(Self {
             running,
@@ -191,6 +194,7 @@ impl Sensor {
             policy: PolicyMaps::new(attachment, in_force, plans, names, rails),
             tables: VecDeque::new(),
             applied: None,
+            asked,
             attachment,
             offsets: table,
             hooks,
@@ -263,6 +267,7 @@ impl Sensor {
         if adopted == wanted {
             match self.policy.adopt(set) {
                 Ok((applied, table)) => {
+                    self.asked = Asked::by(set);
                     self.remember(applied.generation, table);
                     self.applied = Some(applied);
                     self.replace(boot_time_ns());
@@ -419,8 +424,11 @@ impl Sensor {
     /// # Errors
     /// [`ApplyError`] when the node cannot carry the set out as written.
     pub fn apply(&mut self, set: &PolicySet) -> Result<AppliedPolicy, ApplyError> {
+        let asked = Asked::by(set);
+        self.arm(asked)?;
         let cut = boot_time_ns();
         let (applied, table) = self.policy.apply(set)?;
+        self.asked = asked;
         self.remember(applied.generation, table);
         self.applied = Some(applied);
         self.replace(cut);
@@ -435,6 +443,21 @@ impl Sensor {
     pub fn withdraw(&mut self) -> Result<(), ApplyError> {
         self.policy.withdraw()?;
         self.applied = None;
+        self.asked = Asked::default();
+        Ok(())
+    }
+
+    /// Attaches what judges what rules will ask about.
+    fn arm(&mut self, asked: Asked) -> Result<(), ApplyError> {
+        if self.running.arm(asked)? {
+            self.hold_pins()?;
+        }
+        Ok(())
+    }
+
+    /// Looks after the pins as they are now.
+    fn hold_pins(&mut self) -> Result<(), ApplyError> {
+        self.guard = self.running.place.as_ref().map(Place::guard).transpose()?;
         Ok(())
     }
 
@@ -521,7 +544,8 @@ impl Sensor {
     }
 
     /// Compares what is in the kernel with what was put there, mends what
-    /// somebody changed, and returns what that was, for people.
+    /// somebody changed, and returns what that was, for people. Detaches what
+    /// no rule asks for any more.
     ///
     /// # Errors
     /// When the kernel refuses a map.
@@ -531,6 +555,9 @@ impl Sensor {
             found.push("another process was made the agent".to_owned());
         }
         found.extend(self.guard.as_ref().and_then(Guard::mend));
+        if self.running.disarm(self.asked)? {
+            self.hold_pins()?;
+        }
         Ok(found)
     }
 

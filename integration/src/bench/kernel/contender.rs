@@ -50,12 +50,14 @@ pub(super) const CONTENDERS: [Contender; 9] = [
     Contender {
         name: "rules",
         title: "shrike, 100 rules, none recorded",
-        kind: Kind::Agent("--opens matched --policy /tmp/bench.yaml"),
+        kind: Kind::Agent("--opens matched --processes matched --policy /tmp/bench.yaml"),
     },
     Contender {
         name: "rules_kprobe",
         title: "the same, by kprobes",
-        kind: Kind::Agent("--opens matched --policy /tmp/bench.yaml --attach kprobe"),
+        kind: Kind::Agent(
+            "--opens matched --processes matched --policy /tmp/bench.yaml --attach kprobe",
+        ),
     },
     Contender {
         name: "default",
