@@ -225,6 +225,8 @@ offsets! {
     nameidata_name: "nameidata" ["name"] required;
     /// Where the walk starts.
     nameidata_dfd: "nameidata" ["dfd"] required;
+    /// The mount that the walk is in.
+    nameidata_mnt: "nameidata" ["path.mnt"] required;
     /// Where the walk is.
     nameidata_dentry: "nameidata" ["path.dentry"] required;
     /// Mount namespace.

@@ -25,7 +25,10 @@ use crate::{
     offsets::{OPENS_FIRST, RECORD_OPENS, offset, setting},
     progress::{self, ENTERED, INSIDE, Judged, OVER, OpenInProgress},
     scratch::{self, Scratch},
-    seen, walk,
+    seen,
+    shortcut::{Opened, Shortcut},
+    typed::{Pointer, current_task},
+    walk,
 };
 
 /// `__FMODE_EXEC`, include/linux/fs.h: the open is part of an exec.
@@ -82,19 +85,29 @@ fn try_decide(file: u64) -> Result<(), Unreadable> {
     if !asked_about && !record_all {
         return Ok(());
     }
+    let task = current_task();
+    // Without an event to write, most opens are settled here.
+    let shortcut = if asked_about && let Some(opened) = Opened::by_walk(file, task) {
+        Shortcut::of(judge::in_force(), &opened, task)
+    } else {
+        Shortcut::NONE
+    };
+    if shortcut.settles && !record_all {
+        return Ok(());
+    }
     let flags = read::<u32>(file, offset!(file_flags))?;
     if flags & FMODE_EXEC != 0 {
         return Ok(());
     }
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() };
     let open = if record_all {
-        progress::existing_open_of(task).filter(|open| open.state == INSIDE)
+        progress::existing_open_of(task as u64).filter(|open| open.state == INSIDE)
     } else {
         // `do_filp_open` is not hooked: this hook writes the event.
         None
     };
-    if !asked_about && let Some(open) = open {
+    if (!asked_about || shortcut.settles)
+        && let Some(open) = open
+    {
         if open.judged.judged == 0 {
             open.judged.judged = 1;
             open.judged.generation = judge::generation();
@@ -106,7 +119,7 @@ fn try_decide(file: u64) -> Result<(), Unreadable> {
         count(Hook::OtherOpen, Count::Missed);
         return Ok(());
     };
-    let _ = decide(scratch, file, flags, task, open, record_all);
+    let _ = decide(scratch, file, flags, task, open, record_all, &shortcut);
     scratch::release(scratch);
     Ok(())
 }
@@ -116,9 +129,10 @@ fn decide(
     scratch: *mut Scratch,
     file: u64,
     flags: u32,
-    task: u64,
+    task: Pointer,
     open: Option<&'static mut OpenInProgress>,
     record_all: bool,
+    shortcut: &Shortcut,
 ) -> Result<(), Unreadable> {
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -142,7 +156,9 @@ fn decide(
     // SAFETY: taken by this program.
     let state = unsafe { &mut *scratch };
     if matched {
-        carry_out(state, task, tgid, Power::Signal);
+        carry_out(state, task as u64, tgid, Power::Signal);
+    } else {
+        shortcut.remember(state, task as u64);
     }
     if let Some(open) = open {
         open.judged.take(state);

@@ -2,7 +2,7 @@
 //! as an LSM program, whose refusal keeps the file from being created,
 //! truncated or read, or as an fentry program, which can only signal.
 //!
-//! Nearly every open is settled by [`clean`]: its path concerns no rule. The
+//! Nearly every open is settled by a [`Shortcut`]: its path concerns no rule. The
 //! others are judged, and what a verdict needs of the return of the open
 //! waits in [`verdicts`].
 
@@ -13,22 +13,22 @@ use aya_ebpf::{
 };
 use shrike_agent_ebpf::{
     counter::Hook,
-    matching::{ACCESS_READ, ACCESS_WRITE, Trigger},
-    plan::{ASKS_ABOUT_OPENS, ENFORCES_OPENS, InForce, READS_WITHOUT_PATH, WRITES_WITHOUT_PATH},
+    matching::Trigger,
+    plan::{ASKS_ABOUT_OPENS, ENFORCES_OPENS},
     record::{Call, Outcome},
 };
 
 use crate::{
     carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
-    clean::{self, Place},
     emit::{Count, count},
-    file_open::{FMODE_EXEC, FMODE_READ, FMODE_WRITE, O_TRUNC, own_comm},
-    judge::{self, NOT_THIS_FILE, NOTHING_IN_DIRECTORY},
+    file_open::{FMODE_EXEC, own_comm},
+    judge,
     memory::Unreadable,
     offsets::{OPENS_ALL, RECORD_OPENS, setting},
     progress::Judged,
     record_open,
     scratch::{self, Scratch},
+    shortcut::{self, Opened, Shortcut},
     typed::{Pointer, current_task, field},
     verdicts,
 };
@@ -67,7 +67,7 @@ fn decide(file: Pointer, power: Power, call: Call) -> bool {
         return false;
     }
     let task = current_task();
-    let shortcut = Shortcut::of(in_force, file, task);
+    let shortcut = Shortcut::of(in_force, &Opened::of(file), task);
     if shortcut.settles {
         return false;
     }
@@ -82,90 +82,6 @@ fn decide(file: Pointer, power: Power, call: Call) -> bool {
     let refused = judge_open(slot, scratch, file, flags, task, &shortcut, power, call);
     scratch::release(scratch);
     refused.unwrap_or(false)
-}
-
-/// What may be known of the open's place already.
-struct Shortcut {
-    /// Key of the directory, 0 for none.
-    directory: u64,
-    /// Key of the file, 0 for none.
-    file: u64,
-    /// No rule concerns it.
-    settles: bool,
-}
-
-impl Shortcut {
-    #[inline(always)]
-    fn of(in_force: InForce, file: Pointer, task: Pointer) -> Self {
-        let mut shortcut = Self {
-            directory: 0,
-            file: 0,
-            settles: false,
-        };
-        if in_force.has(READS_WITHOUT_PATH | WRITES_WITHOUT_PATH)
-            && !gives_path(
-                in_force,
-                access(field!(file, file_mode), field!(file, file_flags)),
-            )
-        {
-            return shortcut;
-        }
-        let Some(plan) = judge::plan(in_force) else {
-            return shortcut;
-        };
-        let inode: Pointer = field!(file, file_inode);
-        if plan.identities.may_contain(field!(inode, inode_number)) {
-            return shortcut;
-        }
-        let dentry: Pointer = field!(file, file_dentry);
-        let mount: Pointer = field!(file, file_mnt);
-        let Some(directory) = Place::directory(plan.seed[0], task, mount, dentry) else {
-            return shortcut;
-        };
-        shortcut.directory = directory.key();
-        shortcut.settles = clean::contains(shortcut.directory);
-        if !shortcut.settles {
-            shortcut.file = directory.file(dentry, inode).key();
-            shortcut.settles = clean::contains(shortcut.file);
-        }
-        shortcut
-    }
-
-    /// Remembers what the walk found out.
-    #[inline(always)]
-    fn remember(&self, state: &Scratch, task: u64) {
-        let key = match state.concerns {
-            NOTHING_IN_DIRECTORY => self.directory,
-            NOT_THIS_FILE => self.file,
-            _ => 0,
-        };
-        if key != 0 && clean::may_remember(state.target_mount, state.target_dentry, task) {
-            clean::insert(key);
-        }
-    }
-}
-
-/// Says whether every rule about this access gives a path.
-#[inline(always)]
-fn gives_path(in_force: InForce, access: u32) -> bool {
-    match access {
-        ACCESS_READ => !in_force.has(READS_WITHOUT_PATH),
-        ACCESS_WRITE => !in_force.has(WRITES_WITHOUT_PATH),
-        // Both, or neither: then rules about both count.
-        _ => false,
-    }
-}
-
-/// Returns what an open is judged as: `ACCESS_*`.
-#[inline(always)]
-fn access(mode: u32, flags: u32) -> u32 {
-    const _: () = assert!(FMODE_READ == ACCESS_READ && FMODE_WRITE == ACCESS_WRITE);
-    let truncates = if flags & O_TRUNC != 0 {
-        ACCESS_WRITE
-    } else {
-        0
-    };
-    mode & (FMODE_READ | FMODE_WRITE) | truncates
 }
 
 #[inline(always)]
@@ -192,7 +108,7 @@ fn judge_open(
     state.target_inode = inode;
     state.trigger = Trigger::Open as u64;
     state.flags = 0;
-    state.access = u64::from(access(mode, flags));
+    state.access = u64::from(shortcut::access(mode, flags));
     own_comm(state);
     if judge::judge(slot) == 0 {
         shortcut.remember(state, task as u64);

@@ -67,6 +67,7 @@ mod record_open;
 mod root;
 mod scratch;
 mod seen;
+mod shortcut;
 mod typed;
 mod verdicts;
 mod walk;

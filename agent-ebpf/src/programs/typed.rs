@@ -112,6 +112,26 @@ pub fn inode_of(dentry: Pointer) -> u64 {
     read(dentry as u64, offset!(dentry_inode)).unwrap_or(0)
 }
 
+/// Says whether a pointer is a plain number. The verifier allows no more than
+/// to compare the two, and a compiler would do arithmetic.
+#[inline(always)]
+pub fn is_at(pointer: Pointer, address: u64) -> bool {
+    let same: u64;
+    // SAFETY: sets a register, and jumps over one instruction of its own.
+    unsafe {
+        asm!(
+            "{same} = 1",
+            "if {pointer} == {address} goto +1",
+            "{same} = 0",
+            same = out(reg) same,
+            pointer = in(reg) pointer,
+            address = in(reg) address,
+            options(pure, nomem, nostack)
+        );
+    }
+    same != 0
+}
+
 /// Makes a plain number of a pointer, the same one for as long as the map
 /// value `base` stays where it is: the verifier allows no arithmetic on a
 /// pointer but to subtract another one.
