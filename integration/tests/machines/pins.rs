@@ -20,6 +20,7 @@ pub const CLAIMS: &[Claim] = &[
         replaced,
     ),
     Claim("tampering_is_noticed_mended_and_told", tampering),
+    Claim("what_only_judges_is_attached_while_a_rule_asks", on_demand),
     Claim("detach_leaves_nothing_in_the_kernel", detach),
 ];
 
@@ -177,6 +178,65 @@ fn tampering(fixture: &mut Fixture) -> Result<()> {
         wait_until_said(node, "somebody detached programs while no agent ran")?;
         wait_until_said(node, "the programs of the agent before are replaced")?;
         insist(&node.machine, &["nc", "-h"], Outcome::Signal(9)).context("with new programs")?;
+    }
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
+}
+
+const OF_EXECS_ONLY: &str = "apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: \
+                             outlive}\nspec:\n  mode: enforce\n  rules:\n    - {name: netcat, \
+                             on: exec, comm: [nc], action: kill}\n";
+
+fn on_demand(fixture: &mut Fixture) -> Result<()> {
+    for node in &fixture.fleet.nodes {
+        node.machine
+            .shell("mkdir -p /srv/claim && : > /srv/claim/key")?;
+    }
+    let links = |machine: &Machine| -> Result<String> {
+        machine.shell(&format!("ls {PINS}/sensor_*/ | grep link_guard"))
+    };
+    fixture.push(POLICY)?;
+    for node in &fixture.fleet.nodes {
+        let links = links(&node.machine)?;
+        ensure!(
+            [
+                "link_guard_open\n",
+                "link_guard_unlink\n",
+                "link_guard_mmap\n"
+            ]
+            .iter()
+            .all(|link| links.contains(link)),
+            "{}: rules about both are in force, and only these are attached: {links}",
+            node.name()
+        );
+    }
+    fixture.push(OF_EXECS_ONLY)?;
+    for node in &fixture.fleet.nodes {
+        poll(ARRIVAL_TIMEOUT, || {
+            let links = links(&node.machine)?;
+            let open = links.contains("link_guard_open") || links.contains("link_guard_unlink");
+            Ok((!open && links.contains("link_guard_mmap")).then_some(()))
+        })
+        .context("no rule is about opens any more")?;
+        insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
+    }
+    fixture.push(POLICY)?;
+    let cat = ["cat", "/srv/claim/key"];
+    for node in &mut fixture.fleet.nodes {
+        insist(&node.machine, &cat, Outcome::Code(1)).context("rules are about opens again")?;
+        // A program that waits for rules has no link either; this one is to
+        // have one.
+        node.stop_agent()?;
+        node.machine
+            .shell(&format!("rm {PINS}/sensor_*/link_guard_open"))?;
+        poll(ARRIVAL_TIMEOUT, || {
+            let ran = node.machine.command("cat").arg(cat[1]).run()?;
+            Ok((ran.outcome == Outcome::SUCCESS).then_some(()))
+        })
+        .context("the program is gone")?;
+        node.start_agent()?;
+        wait_until_said(node, "somebody detached programs while no agent ran")?;
+        wait_until_said(node, "the programs of the agent before are replaced")?;
+        insist(&node.machine, &cat, Outcome::Code(1)).context("with new programs")?;
     }
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
 }
