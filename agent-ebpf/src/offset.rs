@@ -97,6 +97,8 @@ offsets! {
     task_tgid: "task_struct" ["tgid"] required;
     /// `PF_*` flags.
     task_flags: "task_struct" ["flags"] required;
+    /// personality(2).
+    task_personality: "task_struct" ["personality"] required;
     /// The parent that gets SIGCHLD, whoever traces.
     task_real_parent: "task_struct" ["real_parent"] required;
     /// First thread of the group.

@@ -84,17 +84,44 @@ pub fn guard_mmap(ctx: LsmContext) -> i32 {
         return 0;
     }
     // Memory without a file has none to judge.
-    if argument(ctx.as_ptr(), 0) != 0 && decide_mapping(ctx.arg(0)) {
+    if argument(ctx.as_ptr(), 0) != 0 && decide_mapping(ctx.arg(0), Power::Refuse) {
         return refusal();
     }
     0
 }
 
+/// `int security_mmap_file(struct file *, unsigned long prot,
+/// unsigned long flags)`, where there is no BPF LSM.
+#[fentry]
+pub fn watch_mmap(ctx: FEntryContext) -> i32 {
+    let protection: u64 = ctx.arg(1);
+    let executes = protection & PROT_EXEC != 0
+        || protection & PROT_READ != 0 && reading_is_executing(current_task());
+    if executes && argument(ctx.as_ptr(), 0) != 0 {
+        decide_mapping(ctx.arg(0), Power::Signal);
+    }
+    0
+}
+
+/// `PROT_READ`
+const PROT_READ: u64 = 1;
 /// `PROT_EXEC`
 const PROT_EXEC: u64 = 4;
 
+/// `READ_IMPLIES_EXEC`, include/uapi/linux/personality.h.
+const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
+
+/// Says whether the kernel adds the right to execute to whatever a task maps
+/// for reading (`mmap_prot`, security/security.c), which it does behind the
+/// place of [`watch_mmap`].
 #[inline(always)]
-fn decide_mapping(file: Pointer) -> bool {
+fn reading_is_executing(task: Pointer) -> bool {
+    let personality: u32 = field!(task, task_personality);
+    personality & READ_IMPLIES_EXEC != 0
+}
+
+#[inline(always)]
+fn decide_mapping(file: Pointer, power: Power) -> bool {
     let in_force = judge::in_force();
     if !in_force.has(ASKS_ABOUT_EXECS) {
         return false;
@@ -114,7 +141,7 @@ fn decide_mapping(file: Pointer) -> bool {
     }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::OtherOpen, Count::Missed);
-        return in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, Power::Refuse);
+        return in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, power);
     };
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -135,7 +162,7 @@ fn decide_mapping(file: Pointer) -> bool {
     if judge::judge(slot) != 0 {
         // SAFETY: taken by this program.
         let state = unsafe { &mut *scratch };
-        refused = carry_out(state, task as u64, tgid, Power::Refuse);
+        refused = carry_out(state, task as u64, tgid, power);
         let judged = Judged::of(state);
         if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
             record_open::judged(slot, scratch, Call::Mmap, file, task, &judged, refused);

@@ -52,10 +52,17 @@ pub fn guard_receive(ctx: LsmContext) -> i32 {
     0
 }
 
-/// The same, where there is no BPF LSM.
+/// `int security_file_open(struct file *)`, where there is no BPF LSM.
 #[fentry]
 pub fn watch_open(ctx: FEntryContext) -> i32 {
     decide(ctx.arg(0), Power::Signal, Call::None);
+    0
+}
+
+/// `int security_file_receive(struct file *)`, where there is no BPF LSM.
+#[fentry]
+pub fn watch_receive(ctx: FEntryContext) -> i32 {
+    decide(ctx.arg(0), Power::Signal, Call::Recvmsg);
     0
 }
 

@@ -76,6 +76,9 @@ const FENTRY: u8 = 2;
 const KPROBE: u8 = 4;
 /// Where the verifier knows the kernel's objects.
 const TYPED: u8 = LSM | FENTRY;
+/// Where nothing can be refused. Programs at functions that a rule seldom
+/// concerns are fentry programs in both.
+const SIGNALS: u8 = FENTRY | KPROBE;
 const ANY: u8 = LSM | FENTRY | KPROBE;
 
 /// How a program hooks its target.
@@ -113,6 +116,8 @@ enum Need {
     RecordedOpens32,
     /// Where the kernel has the 32-bit system call.
     Only32,
+    /// Where the kernel has the function.
+    IfThere,
 }
 
 struct Hook {
@@ -133,7 +138,7 @@ impl Hook {
             Need::RecordedOpens => (recorded, recorded),
             Need::AllOpens => (opens == Opens::All, opens == Opens::All),
             Need::RecordedOpens32 => (recorded, false),
-            Need::Only32 => (true, false),
+            Need::Only32 | Need::IfThere => (true, false),
         }
     }
 }
@@ -158,8 +163,8 @@ macro_rules! hooks {
 // waits for an end that nobody sees. What makes a remembered path void is
 // attached before anything remembers one.
 hooks! {
-    "dentry_moved" Fexit "__d_move" Always TYPED;
-    "directory_removed" Fexit "vfs_rmdir" Always TYPED;
+    "dentry_moved" Fexit "__d_move" Always ANY;
+    "directory_removed" Fexit "vfs_rmdir" Always ANY;
     "process_exit" RawTracepoint "sched_process_exit" Always ANY;
     "process_exec" RawTracepoint "sched_process_exec" Always ANY;
     "process_fork" RawTracepoint "sched_process_fork" Always ANY;
@@ -185,15 +190,26 @@ hooks! {
     "guard_unlink" Lsm "path_unlink" Always LSM;
     "guard_rmdir" Lsm "path_rmdir" Always LSM;
     "guard_rename" Lsm "path_rename" Always LSM;
-    "guard_rename_over" Lsm "path_rename" Always LSM;
     "guard_link" Lsm "path_link" Always LSM;
-    "guard_link_into" Lsm "path_link" Always LSM;
     "guard_symlink" Lsm "path_symlink" Always LSM;
     "guard_mkdir" Lsm "path_mkdir" Always LSM;
     "guard_mknod" Lsm "path_mknod" Always LSM;
     "guard_chmod" Lsm "path_chmod" Always LSM;
     "guard_chown" Lsm "path_chown" Always LSM;
     "guard_setxattr" Lsm "inode_setxattr" Always LSM;
+    "watch_receive" Fentry "security_file_receive" IfThere SIGNALS;
+    "watch_mmap" Fentry "security_mmap_file" IfThere SIGNALS;
+    "watch_truncate" Fentry "security_path_truncate" IfThere SIGNALS;
+    "watch_unlink" Fentry "security_path_unlink" IfThere SIGNALS;
+    "watch_rmdir" Fentry "security_path_rmdir" IfThere SIGNALS;
+    "watch_rename" Fentry "security_path_rename" IfThere SIGNALS;
+    "watch_link" Fentry "security_path_link" IfThere SIGNALS;
+    "watch_symlink" Fentry "security_path_symlink" IfThere SIGNALS;
+    "watch_mkdir" Fentry "security_path_mkdir" IfThere SIGNALS;
+    "watch_mknod" Fentry "security_path_mknod" IfThere SIGNALS;
+    "watch_chmod" Fentry "security_path_chmod" IfThere SIGNALS;
+    "watch_chown" Fentry "security_path_chown" IfThere SIGNALS;
+    "watch_setxattr" Fentry "security_inode_setxattr" IfThere SIGNALS;
     "watch_open" Fentry "security_file_open" Always FENTRY;
     "leave_open" Fexit "__x64_sys_open" RecordedOpens KPROBE;
     "leave_creat" Fexit "__x64_sys_creat" RecordedOpens KPROBE;

@@ -30,12 +30,7 @@ pub const CASES: &[Case] = &[
         "replaced-then-linked",
         "replaced by rename, then a hard link to the replacement, by excepted programs",
     )
-    .unless(&["mv", "ln"])
-    .only_where_refused(
-        "Which file a rename puts under a protected name is learnt by the hooks that judge \
-         renames, which are those that can refuse them. Under its protected name the file is \
-         judged everywhere.",
-    ),
+    .unless(&["mv", "ln"]),
     named(
         "swapped-warm",
         "another file where it was, known from its place before",

@@ -33,10 +33,6 @@ pub const CASES: &[Case] = &[
     Case::exec(
         "exec-loader",
         "handed to the dynamic loader (`ld.so program`)",
-    )
-    .only_where_refused(
-        "The kernel executes the loader, which maps the program like a library; that is judged \
-         by a hook that can refuse the mapping, and by no other.",
     ),
     Case::exec("exec-compat", "32-bit execve"),
     Case::exec("exec-compat-execveat", "32-bit execveat of a descriptor"),
