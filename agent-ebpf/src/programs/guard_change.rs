@@ -203,6 +203,22 @@ hook!("path_truncate", guard_truncate, watch_truncate, |ctx| {
     Asked::at(Call::Truncate, ctx.arg(0))
 });
 
+// `file_truncate(struct file *)`, from Linux 6.2 on: before, a descriptor's
+// file is cut by its path.
+hook!(
+    "file_truncate",
+    guard_file_truncate,
+    watch_file_truncate,
+    |ctx| {
+        let file: Pointer = ctx.arg(0);
+        Asked::of(
+            Call::Truncate,
+            field!(file, file_mnt),
+            field!(file, file_dentry),
+        )
+    }
+);
+
 // `path_chmod(const struct path *, umode_t)`
 hook!("path_chmod", guard_chmod, watch_chmod, |ctx| Asked {
     mode: mode(ctx.arg(1)),
@@ -300,6 +316,30 @@ hook!(
 hook!("inode_setxattr", guard_setxattr, watch_setxattr, |ctx| {
     Asked::mountless(Call::Setxattr, ctx.arg(1))
 });
+
+// `inode_removexattr(struct mnt_idmap *, struct dentry *, const char *)`
+hook!(
+    "inode_removexattr",
+    guard_removexattr,
+    watch_removexattr,
+    |ctx| Asked::mountless(Call::Removexattr, ctx.arg(1))
+);
+
+// `inode_set_acl(struct mnt_idmap *, struct dentry *, const char *,
+// struct posix_acl *)`, from Linux 6.2 on: before, an access control list is
+// set like any other attribute.
+hook!("inode_set_acl", guard_set_acl, watch_set_acl, |ctx| {
+    Asked::mountless(Call::Setxattr, ctx.arg(1))
+});
+
+// `inode_remove_acl(struct mnt_idmap *, struct dentry *, const char *)`, as
+// above.
+hook!(
+    "inode_remove_acl",
+    guard_remove_acl,
+    watch_remove_acl,
+    |ctx| Asked::mountless(Call::Removexattr, ctx.arg(1))
+);
 
 /// A `umode_t`: only the lowest 16 bits of an argument are its own.
 #[inline(always)]

@@ -141,7 +141,20 @@ impl Hook {
             Need::Only32 | Need::IfThere => (true, false),
         }
     }
+
+    /// Says whether the kernel's functions lack the one that it is attached to.
+    fn is_absent(&self, functions: &HashSet<String>) -> bool {
+        match self.how {
+            How::Lsm => !functions.contains(&format!("{LSM_FUNCTION}{}", self.target)),
+            How::Fentry | How::Fexit | How::Kprobe => !functions.contains(self.target),
+            How::RawTracepoint => false,
+        }
+    }
 }
+
+/// How the function of a security module's hook begins that BPF programs are
+/// attached to.
+const LSM_FUNCTION: &str = "bpf_lsm_";
 
 const NOT_NEEDED: &str = "not needed for the opens that are recorded";
 
@@ -187,6 +200,7 @@ hooks! {
     "guard_receive" Lsm "file_receive" Always LSM;
     "guard_mmap" Lsm "mmap_file" Always LSM;
     "guard_truncate" Lsm "path_truncate" Always LSM;
+    "guard_file_truncate" Lsm "file_truncate" IfThere LSM;
     "guard_unlink" Lsm "path_unlink" Always LSM;
     "guard_rmdir" Lsm "path_rmdir" Always LSM;
     "guard_rename" Lsm "path_rename" Always LSM;
@@ -197,9 +211,13 @@ hooks! {
     "guard_chmod" Lsm "path_chmod" Always LSM;
     "guard_chown" Lsm "path_chown" Always LSM;
     "guard_setxattr" Lsm "inode_setxattr" Always LSM;
+    "guard_removexattr" Lsm "inode_removexattr" IfThere LSM;
+    "guard_set_acl" Lsm "inode_set_acl" IfThere LSM;
+    "guard_remove_acl" Lsm "inode_remove_acl" IfThere LSM;
     "watch_receive" Fentry "security_file_receive" IfThere SIGNALS;
     "watch_mmap" Fentry "security_mmap_file" IfThere SIGNALS;
     "watch_truncate" Fentry "security_path_truncate" IfThere SIGNALS;
+    "watch_file_truncate" Fentry "security_file_truncate" IfThere SIGNALS;
     "watch_unlink" Fentry "security_path_unlink" IfThere SIGNALS;
     "watch_rmdir" Fentry "security_path_rmdir" IfThere SIGNALS;
     "watch_rename" Fentry "security_path_rename" IfThere SIGNALS;
@@ -210,6 +228,9 @@ hooks! {
     "watch_chmod" Fentry "security_path_chmod" IfThere SIGNALS;
     "watch_chown" Fentry "security_path_chown" IfThere SIGNALS;
     "watch_setxattr" Fentry "security_inode_setxattr" IfThere SIGNALS;
+    "watch_removexattr" Fentry "security_inode_removexattr" IfThere SIGNALS;
+    "watch_set_acl" Fentry "security_inode_set_acl" IfThere SIGNALS;
+    "watch_remove_acl" Fentry "security_inode_remove_acl" IfThere SIGNALS;
     "watch_open" Fentry "security_file_open" Always FENTRY;
     "leave_open" Fexit "__x64_sys_open" RecordedOpens KPROBE;
     "leave_creat" Fexit "__x64_sys_creat" RecordedOpens KPROBE;
@@ -344,9 +365,8 @@ fn attach_one(
     if !wanted {
         return Ok((state("", NOT_NEEDED), None));
     }
-    let function = !matches!(hook.how, How::RawTracepoint | How::Lsm);
     // Without the list of symbols the kernel's answer has to do.
-    if !required && function && !symbols.is_empty() && !symbols.contains(hook.target) {
+    if !required && !symbols.is_empty() && hook.is_absent(symbols) {
         return Ok((state("", "not on this kernel"), None));
     }
     let program = ebpf
@@ -537,7 +557,7 @@ fn kernel_functions() -> HashSet<String> {
     symbols
         .lines()
         .filter_map(|line| line.split_ascii_whitespace().nth(2))
-        .filter(|name| targets.contains(name))
+        .filter(|name| targets.contains(name.strip_prefix(LSM_FUNCTION).unwrap_or(name)))
         .map(str::to_owned)
         .collect()
 }

@@ -135,6 +135,11 @@ pub const CASES: &[Case] = &[
     )
     .unless(&["cat"]),
     Case::bystander(
+        "opened-before",
+        "reading from a descriptor that was opened before the policy",
+        "Rules are about opening and changing; the kernel asks nobody again who has a file open.",
+    ),
+    Case::bystander(
         "overlay-lower-directly",
         "the lower file of an overlay, the rule on the merged name",
         "The merged file and the lower file are two files to the kernel, with a name and an inode \

@@ -33,6 +33,8 @@ pub enum Call {
     Chmod,
     Chown,
     Setxattr,
+    Removexattr,
+    Ftruncate,
     OpenTree,
     PivotRoot,
 }
@@ -71,6 +73,8 @@ impl Call {
             Self::Chmod => (90, 15),
             Self::Chown => (92, 182),
             Self::Setxattr => (188, 226),
+            Self::Removexattr => (197, 235),
+            Self::Ftruncate => (77, 93),
             Self::OpenTree => (428, 428),
             Self::PivotRoot => (155, 217),
         };
