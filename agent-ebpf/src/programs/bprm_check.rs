@@ -25,15 +25,16 @@ use shrike_agent_ebpf::{
 use crate::{
     carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
     clean::{self, Place},
+    device::device_of_typed,
     emit::{self, Count, count, kind_and_call},
     file_open::identity,
     judge,
     memory::{Unreadable, hide, read},
     offsets::offset,
-    progress::{Capabilities, EXECS, ExecInProgress, Judged, exec_of, keep_judged_path},
+    progress::{EXECS, ExecInProgress, Judged, begin_by_kernel, exec_of, keep_judged_path},
     record_open,
     scratch::{self, Scratch},
-    typed::{Pointer, argument, current_task, field},
+    typed::{Pointer, argument, current_task, field, plain},
     walk,
 };
 
@@ -257,9 +258,8 @@ fn note_unmatched(file: Pointer, task: Pointer) {
     }
     if exec.judged.rule == u32::from(RULE_NONE) {
         let inode: Pointer = field!(file, file_inode);
-        let superblock: Pointer = field!(inode, inode_super);
         exec.inode = field!(inode, inode_number);
-        exec.device = field!(superblock, super_device);
+        exec.device = device_of_typed(inode, || plain(inode as u64));
     }
 }
 
@@ -284,10 +284,8 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
     let exec = match exec_of(task) {
         Some(exec) => exec,
         None => {
-            // The kernel itself executes: a module loader, a core dump's pipe.
-            let mut exec = ExecInProgress::BY_KERNEL;
-            exec.before = Capabilities::of(current_task());
-            let _ = EXECS.insert(task, exec, 0);
+            // A module loader, a core dump's pipe.
+            begin_by_kernel();
             exec_of(task).ok_or(Unreadable)?
         }
     };

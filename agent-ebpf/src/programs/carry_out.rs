@@ -13,6 +13,7 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
+    device::device_of,
     memory::{Unreadable, read},
     offsets::{KILLS_PER_MINUTE, offset, setting},
     scratch::Scratch,
@@ -135,10 +136,9 @@ fn is_protected(task: u64) -> Result<bool, Unreadable> {
     let mm = read::<u64>(task, offset!(task_mm))?;
     let file = read::<u64>(mm, offset!(mm_exe_file))?;
     let inode = read::<u64>(file, offset!(file_inode))?;
-    let superblock = read::<u64>(inode, offset!(inode_super))?;
     let program = Program {
         inode: read(inode, offset!(inode_number))?,
-        device: u64::from(read::<u32>(superblock, offset!(super_device))?),
+        device: u64::from(device_of(inode)?),
     };
     // SAFETY: looked at only.
     Ok(unsafe { PROTECTED.get(program) }.is_some())

@@ -19,13 +19,16 @@ use shrike_agent_ebpf::{
 
 use crate::{
     carry_out::{Power, carry_out, is_agent},
+    device::device_of,
     emit::{self, Count, count, kind_and_call},
     judge,
     memory::{Unreadable, read},
     offsets::{OPENS_FIRST, RECORD_OPENS, offset, setting},
     progress::{self, ENTERED, INSIDE, Judged, OVER, OpenInProgress},
     scratch::{self, Scratch},
-    seen, walk,
+    seen,
+    typed::plain,
+    walk,
 };
 
 /// `__FMODE_EXEC`, include/linux/fs.h: the open is part of an exec.
@@ -239,10 +242,7 @@ pub fn identity(file: u64) -> (u32, u64) {
         return (0, 0);
     };
     let number = read::<u64>(inode, offset!(inode_number)).unwrap_or(0);
-    let device = read::<u64>(inode, offset!(inode_super))
-        .and_then(|superblock| read::<u32>(superblock, offset!(super_device)))
-        .unwrap_or(0);
-    (device, number)
+    (device_of(inode).unwrap_or(0), number)
 }
 
 /// Return of `do_filp_open`.
@@ -307,33 +307,15 @@ fn try_leave(ctx: &FExitContext) -> Result<(), Unreadable> {
 fn is_repeat(task: u64, file: u64, open_flags: u32) -> Result<bool, Unreadable> {
     let leader = read::<u64>(task, offset!(task_group_leader))?;
     let inode = read::<u64>(file, offset!(file_inode))?;
-    let superblock = read::<u64>(inode, offset!(inode_super))?;
     Ok(seen::is_repeat(&seen::Touch {
         start: read(leader, offset!(task_start))?,
         image: read(task, offset!(task_exec_id))?,
         tgid: read(task, offset!(task_tgid))?,
         inode: read(inode, offset!(inode_number))?,
         inode_generation: read(inode, offset!(inode_generation))?,
-        device: read(superblock, offset!(super_device))?,
+        device: device_of(inode)?,
         access: seen::access(read(file, offset!(file_mode))?, open_flags),
     }))
-}
-
-/// Makes a plain number of what the verifier knows as a pointer, so that it can
-/// be compared.
-#[inline(always)]
-fn plain(pointer: u64) -> u64 {
-    let mut place = core::mem::MaybeUninit::<u64>::uninit();
-    // SAFETY: the helper copies eight bytes from one place to the other.
-    unsafe {
-        aya_ebpf::helpers::generated::bpf_probe_read_kernel(
-            place.as_mut_ptr().cast(),
-            8,
-            (&raw const pointer).cast(),
-        );
-    }
-    // SAFETY: filled above; the source is this program's stack.
-    unsafe { place.assume_init() }
 }
 
 /// Says whether a pointer is an error (`IS_ERR`).

@@ -31,6 +31,7 @@
 mod bprm_check;
 mod carry_out;
 mod clean;
+mod device;
 mod emit;
 mod environment;
 mod exec_call;

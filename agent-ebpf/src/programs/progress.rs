@@ -14,7 +14,7 @@ use shrike_agent_ebpf::record::RULE_NONE;
 
 use crate::{
     scratch::{PathText, Scratch},
-    typed::{Pointer, field},
+    typed::{Pointer, current_task, field},
 };
 
 /// No open is under way.
@@ -276,6 +276,18 @@ pub fn open_of(task: u64) -> Option<&'static mut OpenInProgress> {
 pub fn existing_open_of(task: u64) -> Option<&'static mut OpenInProgress> {
     // SAFETY: only the task itself touches its entry.
     OPENS.get_ptr_mut(task).map(|open| unsafe { &mut *open })
+}
+
+/// Begins an exec of the current task that no system call announced: the
+/// kernel itself executes. A function of its own, for room on the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_by_kernel() -> i32 {
+    let task = current_task();
+    let mut exec = ExecInProgress::BY_KERNEL;
+    exec.before = Capabilities::of(task);
+    let _ = EXECS.insert(task as u64, exec, 0);
+    0
 }
 
 /// Returns the exec that the task has under way.

@@ -86,6 +86,26 @@ pub const CASES: &[Case] = &[
         "in a mount that was detached while in use",
     ),
     placed(
+        "subvolume",
+        "in a btrfs subvolume, right after the file of its numbers in another one",
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
+    placed(
+        "subvolume-hard-link",
+        "in a btrfs subvolume, a hard link made before the policy",
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
+    placed(
+        "subvolume-directory",
+        "in a btrfs subvolume that is protected, by a bind mount of a directory in it",
+    )
+    .about(Subject::Directory("btrfs/one", "guarded/secret")),
+    placed(
+        "snapshot-origin",
+        "in a btrfs subvolume, right after the file of its numbers in a snapshot",
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
+    placed(
         "overlay-merged",
         "on an overlay, the rule on the merged name",
     )
@@ -134,6 +154,20 @@ pub const CASES: &[Case] = &[
         "`unless` excepts it.",
     )
     .unless(&["cat"]),
+    Case::bystander("subvolume-other", SUBVOLUME, ITS_OWN)
+        .about(Subject::File("btrfs/one/guarded/secret")),
+    Case::bystander(
+        "subvolume-other-directory",
+        "the same by a bind mount of a directory, the rule on a whole subvolume",
+        ITS_OWN,
+    )
+    .about(Subject::Directory("btrfs/one", "guarded/secret")),
+    Case::bystander(
+        "snapshot",
+        "the file of the same numbers in a btrfs snapshot of the protected one's subvolume",
+        ITS_OWN,
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
     Case::bystander(
         "opened-before",
         "reading from a descriptor that was opened before the policy",
@@ -147,6 +181,12 @@ pub const CASES: &[Case] = &[
     )
     .about(Subject::File("merged/secret")),
 ];
+
+const SUBVOLUME: &str = "the file of the same numbers in another btrfs subvolume of the same mount";
+
+/// Why a subvolume is no alias.
+const ITS_OWN: &str = "Every subvolume numbers files of its own, and a snapshot's are copies: the \
+                       device that the kernel shows for it (`stat`) tells them apart.";
 
 const fn named(name: &'static str, says: &'static str) -> Case {
     Case::open(Class::Names, name, says)

@@ -7,6 +7,7 @@ mod names;
 mod places;
 mod processes;
 mod programs;
+mod subvolumes;
 
 use std::ffi::CString;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Attempt> {
     [
         names::ATTEMPTS,
         places::ATTEMPTS,
+        subvolumes::ATTEMPTS,
         limits::ATTEMPTS,
         entries::ATTEMPTS,
         processes::ATTEMPTS,
