@@ -75,7 +75,11 @@ pub enum Power {
 pub fn refuse_unjudged(task: Pointer, power: Power) -> bool {
     let tgid: u32 = field!(task, task_tgid);
     let flags: u32 = field!(task, task_flags);
-    power == Power::Refuse && tgid != 1 && flags & PF_KTHREAD == 0 && !is_agent(tgid)
+    power == Power::Refuse
+        && tgid != 1
+        && flags & PF_KTHREAD == 0
+        && !is_agent(tgid)
+        && !is_protected(task as u64).unwrap_or(false)
 }
 
 /// Returns `-EPERM` as a value that the compiler cannot do arithmetic with:
