@@ -257,6 +257,10 @@ offsets! {
     mount_mnt_ns: "mount" ["mnt_ns"] required;
     /// The directory that this one is mounted on.
     mount_mountpoint: "mount" ["mnt_mountpoint"] required;
+    /// A name of the file, as far as it is in memory: its `d_alias`.
+    inode_names: "inode" ["i_dentry.first"] required;
+    /// Links a name to the others of its file.
+    dentry_alias: "dentry" ["d_u.d_alias"] required;
     /// Inode number.
     inode_number: "inode" ["i_ino"] required;
     /// Tells an inode from an earlier one of the same number.

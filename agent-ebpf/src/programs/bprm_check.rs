@@ -226,7 +226,13 @@ fn decide_preemptibly(bprm: Pointer, power: Power) -> bool {
     coming_comm(slot, field!(bprm, bprm_filename));
     // SAFETY: taken by this program.
     let comm = unsafe { (*scratch).comm };
-    let key = key_of(in_force, task, file, &comm);
+    // What stands behind a file has a place of its own.
+    let layered = exec_of(task as u64).is_some_and(|exec| exec.layer != 0);
+    let key = if layered {
+        0
+    } else {
+        key_of(in_force, task, file, &comm)
+    };
     let refused = if key != 0 && clean::contains(key) {
         note_unmatched(file, task);
         false
@@ -274,13 +280,8 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
     state.flags = 0;
     state.rule = 0;
     let file = read::<u64>(bprm, offset!(bprm_file))?;
-    walk::aim(scratch, file);
-    let matched = judge::judge(slot) != 0;
     // SAFETY: no precondition.
     let task = unsafe { bpf_get_current_task() };
-    // SAFETY: no precondition.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-
     let exec = match exec_of(task) {
         Some(exec) => exec,
         None => {
@@ -292,6 +293,36 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
     if exec.first_file == 0 {
         exec.first_file = file;
     }
+    walk::aim(scratch, file);
+    let mut refused = decide_file(slot, scratch, exec, file, task, power);
+    if exec.layer != 0 {
+        walk::aim(scratch, exec.layer);
+        exec.layer = 0;
+        refused |= decide_file(slot, scratch, exec, file, task, power);
+    }
+    if refused && exec.call == Call::None as u32 {
+        // No system call returns that could tell.
+        let filename = read::<u64>(bprm, offset!(bprm_filename)).unwrap_or(0);
+        report_refusal(slot, scratch, exec, filename);
+        let _ = EXECS.remove(task);
+    }
+    Ok(refused)
+}
+
+/// Decides about the target in the scratch buffer, which is a file of an exec,
+/// or what stands behind it; true: the exec is refused.
+#[inline(always)]
+fn decide_file(
+    slot: u32,
+    scratch: *mut Scratch,
+    exec: &mut ExecInProgress,
+    file: u64,
+    task: u64,
+    power: Power,
+) -> bool {
+    let matched = judge::judge(slot) != 0;
+    // SAFETY: no precondition.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     // SAFETY: taken by this program.
     let state = unsafe { &mut *scratch };
     let mut refused = false;
@@ -307,18 +338,13 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
         (exec.device, exec.inode) = identity(file);
     }
     if stronger {
+        walk::aim(scratch, file);
         walk::walk_text(slot, walk::UP_TO_NAMESPACE);
         // SAFETY: taken by this program.
         keep_judged_path(task, unsafe { &*scratch });
         exec.kept_path = 1;
     }
-    if refused && exec.call == Call::None as u32 {
-        // No system call returns that could tell.
-        let filename = read::<u64>(bprm, offset!(bprm_filename)).unwrap_or(0);
-        report_refusal(slot, scratch, exec, filename);
-        let _ = EXECS.remove(task);
-    }
-    Ok(refused)
+    refused
 }
 
 /// Writes the event of an exec by the kernel itself that was refused. The path

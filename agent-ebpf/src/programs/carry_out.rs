@@ -16,6 +16,7 @@ use crate::{
     device::device_of,
     memory::{Unreadable, read},
     offsets::{KILLS_PER_MINUTE, offset, setting},
+    progress::Judged,
     scratch::Scratch,
     typed::{Pointer, field},
 };
@@ -132,6 +133,16 @@ pub fn carry_out(scratch: &mut Scratch, task: u64, tgid: u32, power: Power) -> b
         return refused;
     }
     false
+}
+
+/// Ends the current process where a verdict wanted that and no signal could be
+/// sent: one that the kernel itself starts takes none before its image runs.
+#[inline(always)]
+pub fn signal_again(judged: &mut Judged) {
+    if judged.outcome == Outcome::Signalled as u32 && judged.signal_result != 0 {
+        // SAFETY: no precondition; the helper fails where it cannot signal.
+        judged.signal_result = unsafe { bpf_send_signal(SIGKILL) } as i32;
+    }
 }
 
 /// Says whether the process runs a program that is never killed.

@@ -14,7 +14,10 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Trigger},
-    plan::{ASKS_ABOUT_OPENS, ENFORCES_OPENS, InForce, READS_WITHOUT_PATH, WRITES_WITHOUT_PATH},
+    plan::{
+        ASKS_ABOUT_EXECS, ASKS_ABOUT_OPENS, ENFORCES_OPENS, InForce, READS_WITHOUT_PATH,
+        WRITES_WITHOUT_PATH,
+    },
     record::{Call, Outcome},
 };
 
@@ -22,11 +25,11 @@ use crate::{
     carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
     clean::{self, Place},
     emit::{Count, count},
-    file_open::{FMODE_EXEC, FMODE_READ, FMODE_WRITE, O_TRUNC, own_comm},
+    file_open::{FMODE_EXEC, FMODE_NOACCOUNT, FMODE_READ, FMODE_WRITE, O_TRUNC, own_comm},
     judge::{self, NOT_THIS_FILE, NOTHING_IN_DIRECTORY},
     memory::Unreadable,
     offsets::{OPENS_ALL, RECORD_OPENS, setting},
-    progress::Judged,
+    progress::{Judged, note_layer},
     record_open,
     scratch::{self, Scratch},
     typed::{Pointer, current_task, field},
@@ -70,16 +73,23 @@ pub fn watch_receive(ctx: FEntryContext) -> i32 {
 #[inline(always)]
 fn decide(file: Pointer, power: Power, call: Call) -> bool {
     let in_force = judge::in_force();
-    if !in_force.has(ASKS_ABOUT_OPENS) {
+    if !in_force.has(ASKS_ABOUT_OPENS | ASKS_ABOUT_EXECS) {
         return false;
     }
     let task = current_task();
-    let shortcut = Shortcut::of(in_force, file, task);
-    if shortcut.settles {
-        return false;
-    }
     let flags: u32 = field!(file, file_flags);
     if flags & FMODE_EXEC != 0 {
+        let mode: u32 = field!(file, file_mode);
+        if mode & FMODE_NOACCOUNT != 0 && in_force.has(ASKS_ABOUT_EXECS) {
+            note_layer(task as u64, file as u64);
+        }
+        return false;
+    }
+    if !in_force.has(ASKS_ABOUT_OPENS) {
+        return false;
+    }
+    let shortcut = Shortcut::of(in_force, file, task);
+    if shortcut.settles {
         return false;
     }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
@@ -125,6 +135,12 @@ impl Shortcut {
             return shortcut;
         }
         let dentry: Pointer = field!(file, file_dentry);
+        let named: Pointer = field!(dentry, dentry_inode);
+        if named != inode {
+            // The file of an overlay's layer under the merged name (before
+            // 6.7): another directory is its own.
+            return shortcut;
+        }
         let mount: Pointer = field!(file, file_mnt);
         let Some(directory) = Place::directory(plan.seed[0], task, mount, dentry) else {
             return shortcut;

@@ -122,10 +122,17 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         } else {
             clear(&mut state.path_hits);
         }
+        let own = read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0);
         let inode = match state.target_inode {
-            0 => read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0),
+            0 => own,
             inode => inode,
         };
+        if inode != own && state.identities != 0 {
+            // The path is the merged one: what is above the layer's file is
+            // found by its own name.
+            let alias = read::<u64>(inode, offset!(inode_names)).unwrap_or(0);
+            walk::match_above(slot, alias.wrapping_sub(u64::from(offset!(dentry_alias))));
+        }
         match_identity(slot, inode, Dimension::Identity as u32);
         if resolved {
             state.concerns = if is_clear(&state.hits) {

@@ -16,7 +16,7 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
-    carry_out::is_agent,
+    carry_out::{is_agent, signal_again},
     emit::{self, Count, count, kind_and_call},
     file_open::identity,
     image, judge,
@@ -40,7 +40,10 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     };
     count(Hook::ProcessExec, Count::Seen);
     let nothing = ExecInProgress::BY_KERNEL;
-    let exec = exec_of(task);
+    let mut exec = exec_of(task);
+    if let Some(exec) = &mut exec {
+        signal_again(&mut exec.judged);
+    }
     let announced = exec.is_some();
     let known: &ExecInProgress = exec.as_deref().unwrap_or(&nothing);
     // SAFETY: no precondition.

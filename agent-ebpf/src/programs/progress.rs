@@ -193,6 +193,9 @@ pub struct ExecInProgress {
     /// The first file that was looked at, a `struct file`: a script, or the
     /// program itself. 0 before.
     pub first_file: u64,
+    /// The file of an overlay's layer that stands behind it, a `struct file`;
+    /// 0 for none.
+    pub layer: u64,
     /// Capabilities before.
     pub before: Capabilities,
     /// What the rules said.
@@ -212,6 +215,7 @@ impl ExecInProgress {
         device: 0,
         kept_path: 0,
         first_file: 0,
+        layer: 0,
         before: Capabilities {
             permitted: 0,
             effective: 0,
@@ -288,6 +292,19 @@ pub extern "C" fn begin_by_kernel() -> i32 {
     exec.before = Capabilities::of(task);
     let _ = EXECS.insert(task as u64, exec, 0);
     0
+}
+
+/// Notes for the decision about an exec that an overlay opens the file of a
+/// layer for it: rules may know that one. Of overlays on overlays the lowest
+/// one is kept. The overlay's own file keeps it open.
+#[inline(always)]
+pub fn note_layer(task: u64, file: u64) {
+    if exec_of(task).is_none() {
+        begin_by_kernel();
+    }
+    if let Some(exec) = exec_of(task) {
+        exec.layer = file;
+    }
 }
 
 /// Returns the exec that the task has under way.

@@ -11,6 +11,12 @@ pub const CASES: &[Case] = &[
     Case::changing_open("create", "create a protected name with `O_CREAT`"),
     Case::changing_open("create-below", "create a file in a protected directory")
         .about(Subject::Directory("guarded", "secret")),
+    Case::changing_open("acct", "make the kernel account processes in it (acct)"),
+    Case::changing_open(
+        "core",
+        "dump a process's memory into a protected directory (core_pattern)",
+    )
+    .about(Subject::Directory("guarded", "secret")),
     Case::change("truncate", "truncate", "truncate"),
     Case::change("truncate", "truncate-link", "truncate through a hard link"),
     Case::change("truncate", "compat-truncate", "32-bit truncate"),

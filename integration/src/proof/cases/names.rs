@@ -82,6 +82,11 @@ pub const CASES: &[Case] = &[
         "in a mount that is attached nowhere (open_tree)",
     ),
     placed(
+        "detached-below",
+        "in a mount that is attached nowhere, of a directory below a protected one",
+    )
+    .about(Subject::Directory("guarded", "inner/secret")),
+    placed(
         "detached-lazily",
         "in a mount that was detached while in use",
     ),
@@ -114,6 +119,11 @@ pub const CASES: &[Case] = &[
         .about(Subject::File("lower/secret")),
     placed("overlay-upper", "on an overlay, the rule on the upper file")
         .about(Subject::File("upper/secret")),
+    placed(
+        "overlay-lower-directory",
+        "on an overlay, the rule on the lower directory",
+    )
+    .about(Subject::Directory("lower", "secret")),
     limit("longest-path", "a path of 4095 bytes, of names of 255").about(Subject::Longest),
     limit("deep", "200 directories below a protected one").about(Subject::Deep(200)),
     limit("deepest", "256 names deep, the most that are resolved").about(Subject::Deep(251)),

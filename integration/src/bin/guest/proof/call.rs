@@ -35,6 +35,7 @@ pub enum Call {
     Setxattr,
     Removexattr,
     Ftruncate,
+    Acct,
     OpenTree,
     PivotRoot,
 }
@@ -75,6 +76,7 @@ impl Call {
             Self::Setxattr => (188, 226),
             Self::Removexattr => (197, 235),
             Self::Ftruncate => (77, 93),
+            Self::Acct => (163, 51),
             Self::OpenTree => (428, 428),
             Self::PivotRoot => (155, 217),
         };

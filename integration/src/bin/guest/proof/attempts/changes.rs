@@ -9,10 +9,12 @@ use rustix::io::Errno;
 use shrike_integration::proof::case::SECRET;
 
 use super::super::call::{Call, Entry, Word, text};
+use super::super::child;
 use super::super::ring::{Ring, Submission, Taker};
 use super::super::scene::{ACCESS_LIST, ATTRIBUTE};
-use super::super::stage::{Stage, exempt, told};
+use super::super::stage::{Stage, exempt, tell, told};
 use super::entries::{Wants, receive};
+use super::programs::dump_core;
 use super::{Attempt, native, opened_before, path_descriptor, plain, prepared};
 
 /// The attempts.
@@ -30,6 +32,18 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     prepared("create-below", remove, |stage| {
         open(stage, libc::O_WRONLY | libc::O_CREAT)
+    }),
+    plain("acct", |stage| {
+        let child = child::fork(|| stage.change(|| acct(Some(&stage.path))))?;
+        child::witness(child)?;
+        // Whatever became of it: nobody is accounted from here on.
+        acct(None)?;
+        Ok(())
+    }),
+    prepared("core", remove, |stage| {
+        let ended = dump_core(&stage.target, || stage.act())?;
+        tell("ended", &serde_json::to_string(&ended)?);
+        Ok(())
     }),
     plain("truncate", |stage| {
         truncate(stage, Entry::Native, &stage.path)
@@ -223,6 +237,12 @@ fn access_list() -> Vec<u8> {
         list.extend(user.to_le_bytes());
     }
     list
+}
+
+/// Turns process accounting on, or off.
+fn acct(file: Option<&CString>) -> Result<i32, Errno> {
+    let file = file.map_or(Word::Number(0), Word::from);
+    Entry::Native.call(Call::Acct, &[file])
 }
 
 /// Cuts the file of a descriptor.
