@@ -131,13 +131,14 @@ fn guard_rails(fixture: &mut Fixture) -> Result<()> {
 }
 
 /// Marks every buffer of the programs as taken, as programs do themselves, then
-/// opens a file that no rule is about, gives the buffers back and opens it
-/// again; prints both results. Buffers are found by their map's name: bpf(2)
+/// opens a file that no rule is about and that nobody opened before, gives the
+/// buffers back and opens it again; prints both results. Buffers are found by their map's name: bpf(2)
 /// with `BPF_MAP_GET_NEXT_ID`, `BPF_MAP_GET_FD_BY_ID`,
 /// `BPF_OBJ_GET_INFO_BY_FD`, and the two that read and write elements.
 const WITHOUT_BUFFERS: &str = r#"
-    sub bpf { my ($command, $attributes) = @_;
-        my $result = syscall(321, $command, $attributes, length $attributes);
+    sub bpf { my $command = $_[0];
+        # The kernel answers in place.
+        my $result = syscall(321, $command, $_[1], length $_[1]);
         die "bpf $command: $!" if $result < 0; $result }
     open my $possible, '<', '/sys/devices/system/cpu/possible' or die;
     my $cpus = (<$possible> =~ /(\d+)$/)[0] + 1;
@@ -160,7 +161,7 @@ const WITHOUT_BUFFERS: &str = r#"
             substr($value, $_ * $one, 8) = pack 'Q', $busy for 0 .. $cpus - 1;
             bpf(2, pack 'LLPPQ', $map, 0, $key, $value, 0);
         } }
-    sub try { open(my $file, '<', '/etc/debian_version') ? 'open' : $! + 0 == 1 ? 'refused' : $! }
+    sub try { open(my $file, '<', $ARGV[0]) ? 'open' : $! + 0 == 1 ? 'refused' : $! }
     mark(1); my $without = try(); mark(0); my $with = try();
     print "$without $with";
 "#;
@@ -169,7 +170,7 @@ fn without_buffers(fixture: &mut Fixture) -> Result<()> {
     for kernel in Kernel::ALL {
         let machine = boot(fixture, "buffers", kernel)?;
         machine.shell(
-            "mkdir -p /srv/claim && : > /srv/claim/key && cp /usr/bin/perl /usr/sbin/sshd",
+            "mkdir -p /srv/claim && cd /srv/claim && touch key perl sshd && cp /usr/bin/perl /usr/sbin/sshd",
         )?;
         machine.write(
             "/tmp/policy.yaml",
@@ -189,13 +190,13 @@ fn without_buffers(fixture: &mut Fixture) -> Result<()> {
                 .any(|line| line.trim() == "ready")
                 .then_some(())
         })?;
-        for (program, expect) in [
-            ("/usr/bin/perl", "refused open"),
-            ("/usr/sbin/sshd", "open open"),
+        for (program, file, expect) in [
+            ("/usr/bin/perl", "/srv/claim/perl", "refused open"),
+            ("/usr/sbin/sshd", "/srv/claim/sshd", "open open"),
         ] {
             let ran = machine
                 .command(program)
-                .args(["-e", WITHOUT_BUFFERS])
+                .args(["-e", WITHOUT_BUFFERS, file])
                 .run()?;
             ensure!(
                 ran.outcome == Outcome::SUCCESS && ran.stdout_text() == expect,
