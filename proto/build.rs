@@ -23,6 +23,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Canonical order: a policy set's hash is taken over its encoding.
         .btree_map(".")
+        // Much larger than the other variants beside it.
+        .boxed(".shrike.control.v1.StreamPoliciesRequest.message.hello")
+        .boxed(".shrike.event.v1.Event.fact.exec")
         .compile_fds(descriptors)?;
     Ok(())
 }

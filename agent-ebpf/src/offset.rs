@@ -109,6 +109,8 @@ offsets! {
     task_tgid: "task_struct" ["tgid"] required;
     /// `PF_*` flags.
     task_flags: "task_struct" ["flags"] required;
+    /// personality(2).
+    task_personality: "task_struct" ["personality"] required;
     /// The parent that gets SIGCHLD, whoever traces.
     task_real_parent: "task_struct" ["real_parent"] required;
     /// First thread of the group.
@@ -269,6 +271,10 @@ offsets! {
     mount_mnt_ns: "mount" ["mnt_ns"] required;
     /// The directory that this one is mounted on.
     mount_mountpoint: "mount" ["mnt_mountpoint"] required;
+    /// A name of the file, as far as it is in memory: its `d_alias`.
+    inode_names: "inode" ["i_dentry.first"] required;
+    /// Links a name to the others of its file.
+    dentry_alias: "dentry" ["d_u.d_alias"] required;
     /// Inode number.
     inode_number: "inode" ["i_ino"] required;
     /// Tells an inode from an earlier one of the same number.
@@ -285,6 +291,8 @@ offsets! {
     inode_super: "inode" ["i_sb"] required;
     /// Kernel device number.
     super_device: "super_block" ["s_dev"] required;
+    /// Says what file system it is.
+    super_magic: "super_block" ["s_magic"] required;
     /// Program as asked, or the script.
     bprm_filename: "linux_binprm" ["filename"] required;
     /// Program as named by the script.
@@ -301,6 +309,52 @@ offsets! {
     open_flag: "open_flags" ["open_flag"] required;
     /// Mode as the kernel creates.
     open_mode: "open_flags" ["mode"] required;
+}
+
+/// Where btrfs keeps the number of a subvolume's device: in a structure of its
+/// own (`struct btrfs_root`), whose address lies in front of the inode. One
+/// word, so that it can be told to programs that run.
+///
+/// ```text
+/// 63                              31                              0
+/// ┌───────────────────────────────┬───────────────────────────────┐
+/// │ from that address to the      │ offset of the number in       │
+/// │ inode, bytes                  │ `struct btrfs_root`           │
+/// └───────────────────────────────┴───────────────────────────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Subvolumes(pub u64);
+
+impl Subvolumes {
+    /// Nobody looked it up, or btrfs is not there.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// Builds it from the offsets of `root` and `vfs_inode` in
+    /// `struct btrfs_inode`, and of `anon_dev` in `struct btrfs_root`. `None`
+    /// where they are in another order.
+    pub fn new(root: u32, inode: u32, device: u32) -> Option<Self> {
+        let distance = inode.checked_sub(root)?;
+        Some(Self(u64::from(distance) << 32 | u64::from(device)))
+    }
+
+    /// Says whether it was looked up.
+    #[inline(always)]
+    pub fn is_known(self) -> bool {
+        self.0 != Self::UNKNOWN.0
+    }
+
+    /// Returns how far in front of the inode the address lies.
+    #[inline(always)]
+    pub fn root_before_inode(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// Returns the number's offset.
+    #[inline(always)]
+    pub fn device_in_root(self) -> u64 {
+        self.0 & 0xffff_ffff
+    }
 }
 
 const _: () = assert!(size_of::<Offsets>() == 4 * FIELDS.len());
@@ -320,6 +374,18 @@ mod tests {
         assert_eq!(offsets.open_mode as usize, FIELDS.len() - 1);
         assert_eq!(FIELDS[0].members, ["comm"]);
     }
+
+    #[test]
+    fn a_subvolumes_device_is_found_in_front_of_the_inode() {
+        let known = Subvolumes::new(8, 300, 1000).unwrap();
+        assert_eq!(
+            (known.root_before_inode(), known.device_in_root()),
+            (292, 1000)
+        );
+        assert!(known.is_known() && !Subvolumes::UNKNOWN.is_known());
+        assert_eq!(Subvolumes::new(300, 8, 1000), None);
+    }
+
     #[test]
     fn placeholders_stand_for_fields_and_nothing_else_does() {
         for field in 0..FIELDS.len() {

@@ -104,11 +104,13 @@ pub enum Call {
     Recvmsg = 18,
     /// mmap(2)
     Mmap = 19,
+    /// removexattr(2)
+    Removexattr = 20,
 }
 
 impl Call {
     /// Every call, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::None,
         Self::Open,
         Self::Creat,
@@ -129,6 +131,7 @@ impl Call {
         Self::Setxattr,
         Self::Recvmsg,
         Self::Mmap,
+        Self::Removexattr,
     ];
 
     /// Returns the name in the manual; empty for none.
@@ -154,6 +157,7 @@ impl Call {
             Self::Setxattr => "setxattr",
             Self::Recvmsg => "recvmsg",
             Self::Mmap => "mmap",
+            Self::Removexattr => "removexattr",
         }
     }
 }

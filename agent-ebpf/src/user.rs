@@ -4,7 +4,7 @@ use crate::{
     counter::Counters,
     digest::Key,
     guard_rail::{Agent, Kills, Program},
-    offset::Offsets,
+    offset::{Offsets, Subvolumes},
     plan::{Entry, InForce, Plan},
 };
 
@@ -14,6 +14,8 @@ unsafe impl aya::Pod for Counters {}
 unsafe impl aya::Pod for Key {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Offsets {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Subvolumes {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Entry {}
 // SAFETY: as above.

@@ -25,15 +25,16 @@ use shrike_agent_ebpf::{
 use crate::{
     carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
     clean::{self, Place},
+    device::device_of_typed,
     emit::{self, Count, count, kind_and_call},
     file_open::identity,
     judge,
     memory::{Unreadable, hide, read},
     offsets::{RECORD_PROCESSES, offset, setting},
-    progress::{ExecInProgress, Judged, enter_exec, exec_of, forget_exec, keep_judged_path},
+    progress::{ExecInProgress, Judged, exec_of, forget_exec, keep_judged_path, under_way},
     record_open,
     scratch::{self, Scratch},
-    typed::{Pointer, argument, current_task, field},
+    typed::{Pointer, argument, current_task, field, plain},
     walk,
 };
 
@@ -84,17 +85,44 @@ pub fn guard_mmap(ctx: LsmContext) -> i32 {
         return 0;
     }
     // Memory without a file has none to judge.
-    if argument(ctx.as_ptr(), 0) != 0 && decide_mapping(ctx.arg(0)) {
+    if argument(ctx.as_ptr(), 0) != 0 && decide_mapping(ctx.arg(0), Power::Refuse) {
         return refusal();
     }
     0
 }
 
+/// `int security_mmap_file(struct file *, unsigned long prot,
+/// unsigned long flags)`, where there is no BPF LSM.
+#[fentry]
+pub fn watch_mmap(ctx: FEntryContext) -> i32 {
+    let protection: u64 = ctx.arg(1);
+    let executes = protection & PROT_EXEC != 0
+        || protection & PROT_READ != 0 && reading_is_executing(current_task());
+    if executes && argument(ctx.as_ptr(), 0) != 0 {
+        decide_mapping(ctx.arg(0), Power::Signal);
+    }
+    0
+}
+
+/// `PROT_READ`
+const PROT_READ: u64 = 1;
 /// `PROT_EXEC`
 const PROT_EXEC: u64 = 4;
 
+/// `READ_IMPLIES_EXEC`, include/uapi/linux/personality.h.
+const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
+
+/// Says whether the kernel adds the right to execute to whatever a task maps
+/// for reading (`mmap_prot`, security/security.c), which it does behind the
+/// place of [`watch_mmap`].
 #[inline(always)]
-fn decide_mapping(file: Pointer) -> bool {
+fn reading_is_executing(task: Pointer) -> bool {
+    let personality: u32 = field!(task, task_personality);
+    personality & READ_IMPLIES_EXEC != 0
+}
+
+#[inline(always)]
+fn decide_mapping(file: Pointer, power: Power) -> bool {
     let in_force = judge::in_force();
     if !in_force.has(ASKS_ABOUT_EXECS) {
         return false;
@@ -114,7 +142,7 @@ fn decide_mapping(file: Pointer) -> bool {
     }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::OtherOpen, Count::Missed);
-        return in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, Power::Refuse);
+        return in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, power);
     };
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -135,7 +163,7 @@ fn decide_mapping(file: Pointer) -> bool {
     if judge::judge(slot) != 0 {
         // SAFETY: taken by this program.
         let state = unsafe { &mut *scratch };
-        refused = carry_out(state, task as u64, tgid, Power::Refuse);
+        refused = carry_out(state, task as u64, tgid, power);
         let judged = Judged::of(state);
         if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
             record_open::judged(slot, scratch, Call::Mmap, file, task, &judged, refused);
@@ -198,7 +226,13 @@ fn decide_preemptibly(bprm: Pointer, power: Power) -> bool {
     coming_comm(slot, field!(bprm, bprm_filename));
     // SAFETY: taken by this program.
     let comm = unsafe { (*scratch).comm };
-    let key = key_of(in_force, task, file, &comm);
+    // What stands behind a file has a place of its own.
+    let layered = exec_of(task as u64).is_some_and(|exec| exec.layer != 0);
+    let key = if layered {
+        0
+    } else {
+        key_of(in_force, task, file, &comm)
+    };
     let refused = if key != 0 && clean::contains(key) {
         note_unmatched(file, task);
         false
@@ -215,27 +249,13 @@ fn decide_preemptibly(bprm: Pointer, power: Power) -> bool {
     refused
 }
 
-/// Returns the exec that the task has under way, entered if nobody did.
-#[inline(always)]
-fn under_way(task: Pointer) -> Option<&'static mut ExecInProgress> {
-    if let Some(exec) = exec_of(task as u64) {
-        return Some(exec);
-    }
-    let exec = enter_exec(task as u64, &ExecInProgress::of(task));
-    if exec.is_none() {
-        count(Hook::ExecCall, Count::LostPendingFull);
-        count(Hook::ExecCall, Count::Seen);
-    }
-    exec
-}
-
 /// Notes for the exec's event that no rule matched this file.
 #[inline(always)]
 fn note_unmatched(file: Pointer, task: Pointer) {
     if setting!(RECORD_PROCESSES) == 0 {
         return;
     }
-    let Some(exec) = under_way(task) else {
+    let Some(exec) = under_way(task as u64) else {
         return;
     };
     if exec.first_file == 0 {
@@ -247,9 +267,8 @@ fn note_unmatched(file: Pointer, task: Pointer) {
     }
     if exec.judged.rule == u32::from(RULE_NONE) {
         let inode: Pointer = field!(file, file_inode);
-        let superblock: Pointer = field!(inode, inode_super);
         exec.inode = field!(inode, inode_number);
-        exec.device = field!(superblock, super_device);
+        exec.device = device_of_typed(inode, || plain(inode as u64));
     }
 }
 
@@ -264,20 +283,42 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
     state.flags = 0;
     state.rule = 0;
     let file = read::<u64>(bprm, offset!(bprm_file))?;
-    walk::aim(scratch, file);
-    let matched = judge::judge(slot) != 0;
     // SAFETY: no precondition.
     let task = unsafe { bpf_get_current_task() };
-    // SAFETY: no precondition.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-
-    if !matched && setting!(RECORD_PROCESSES) == 0 {
-        return Ok(false);
-    }
-    let exec = under_way(current_task()).ok_or(Unreadable)?;
+    let exec = under_way(task).ok_or(Unreadable)?;
     if exec.first_file == 0 {
         exec.first_file = file;
     }
+    walk::aim(scratch, file);
+    let mut refused = decide_file(slot, scratch, exec, file, task, power);
+    if exec.layer != 0 {
+        walk::aim(scratch, exec.layer);
+        exec.layer = 0;
+        refused |= decide_file(slot, scratch, exec, file, task, power);
+    }
+    if refused && exec.call == Call::None as u32 {
+        // No system call returns that could tell.
+        let filename = read::<u64>(bprm, offset!(bprm_filename)).unwrap_or(0);
+        report_refusal(slot, scratch, exec, filename);
+        forget_exec(task);
+    }
+    Ok(refused)
+}
+
+/// Decides about the target in the scratch buffer, which is a file of an exec,
+/// or what stands behind it; true: the exec is refused.
+#[inline(always)]
+fn decide_file(
+    slot: u32,
+    scratch: *mut Scratch,
+    exec: &mut ExecInProgress,
+    file: u64,
+    task: u64,
+    power: Power,
+) -> bool {
+    let matched = judge::judge(slot) != 0;
+    // SAFETY: no precondition.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     // SAFETY: taken by this program.
     let state = unsafe { &mut *scratch };
     let mut refused = false;
@@ -293,18 +334,13 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
         (exec.device, exec.inode) = identity(file);
     }
     if stronger {
+        walk::aim(scratch, file);
         walk::walk_text(slot, walk::UP_TO_NAMESPACE);
         // SAFETY: taken by this program.
         keep_judged_path(task, unsafe { &*scratch });
         exec.kept_path = 1;
     }
-    if refused && exec.call == Call::None as u32 {
-        // No system call returns that could tell.
-        let filename = read::<u64>(bprm, offset!(bprm_filename)).unwrap_or(0);
-        report_refusal(slot, scratch, exec, filename);
-        forget_exec(task);
-    }
-    Ok(refused)
+    refused
 }
 
 /// Writes the event of an exec by the kernel itself that was refused. The path

@@ -14,8 +14,10 @@ use shrike_agent_ebpf::{
 
 use crate::{
     condemned,
+    device::device_of,
     memory::{Unreadable, read},
     offsets::{KILLS_PER_MINUTE, offset, setting},
+    progress::Judged,
     scratch::Scratch,
     typed::{Pointer, current_task, field},
 };
@@ -75,7 +77,11 @@ pub enum Power {
 pub fn refuse_unjudged(task: Pointer, power: Power) -> bool {
     let tgid: u32 = field!(task, task_tgid);
     let flags: u32 = field!(task, task_flags);
-    power == Power::Refuse && tgid != 1 && flags & PF_KTHREAD == 0 && !is_agent(tgid)
+    power == Power::Refuse
+        && tgid != 1
+        && flags & PF_KTHREAD == 0
+        && !is_agent(tgid)
+        && !is_protected(task as u64).unwrap_or(false)
 }
 
 /// Returns `-EPERM` as a value that the compiler cannot do arithmetic with:
@@ -131,16 +137,25 @@ pub fn carry_out(scratch: &mut Scratch, task: u64, tgid: u32, power: Power) -> b
     false
 }
 
+/// Ends the current process where a verdict wanted that and no signal could be
+/// sent: one that the kernel itself starts takes none before its image runs.
+#[inline(always)]
+pub fn signal_again(judged: &mut Judged) {
+    if judged.outcome == Outcome::Signalled as u32 && judged.signal_result != 0 {
+        // SAFETY: no precondition; the helper fails where it cannot signal.
+        judged.signal_result = unsafe { bpf_send_signal(SIGKILL) } as i32;
+    }
+}
+
 /// Says whether the process runs a program that is never killed.
 #[inline(always)]
 fn is_protected(task: u64) -> Result<bool, Unreadable> {
     let mm = read::<u64>(task, offset!(task_mm))?;
     let file = read::<u64>(mm, offset!(mm_exe_file))?;
     let inode = read::<u64>(file, offset!(file_inode))?;
-    let superblock = read::<u64>(inode, offset!(inode_super))?;
     let program = Program {
         inode: read(inode, offset!(inode_number))?,
-        device: u64::from(read::<u32>(superblock, offset!(super_device))?),
+        device: u64::from(device_of(inode)?),
     };
     // SAFETY: looked at only.
     Ok(unsafe { PROTECTED.get(program) }.is_some())

@@ -13,12 +13,13 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Action, Trigger},
-    plan::ASKS_ABOUT_OPENS,
+    plan::{ASKS_ABOUT_EXECS, ASKS_ABOUT_OPENS},
     record::{Call, FLAG_HAS_FILE, Kind, Open, Outcome, RULE_NONE},
 };
 
 use crate::{
     carry_out::{Power, carry_out, is_agent},
+    device::device_of,
     emit::{self, Count, count, kind_and_call},
     judge,
     memory::{Unreadable, read},
@@ -27,12 +28,15 @@ use crate::{
     scratch::{self, Scratch},
     seen,
     shortcut::{Opened, Shortcut},
-    typed::{Pointer, current_task},
+    typed::{Pointer, current_task, plain},
     walk,
 };
 
 /// `__FMODE_EXEC`, include/linux/fs.h: the open is part of an exec.
 pub const FMODE_EXEC: u32 = 0x20;
+/// `FMODE_NOACCOUNT`, include/linux/fs.h: a file system opens it for a file of
+/// its own, as overlays do.
+pub const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 pub const FMODE_READ: u32 = 1;
 pub const FMODE_WRITE: u32 = 2;
 pub const O_ACCMODE: u32 = 3;
@@ -80,23 +84,32 @@ pub fn decide_open(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn try_decide(file: u64) -> Result<(), Unreadable> {
-    let asked_about = judge::in_force().has(ASKS_ABOUT_OPENS);
+    let in_force = judge::in_force();
+    let asked_about = in_force.has(ASKS_ABOUT_OPENS);
+    let asked_about_execs = in_force.has(ASKS_ABOUT_EXECS);
     let record_all = setting!(RECORD_OPENS) != 0;
-    if !asked_about && !record_all {
+    if !asked_about && !asked_about_execs && !record_all {
         return Ok(());
     }
     let task = current_task();
+    let flags = read::<u32>(file, offset!(file_flags))?;
+    if flags & FMODE_EXEC != 0 {
+        let mode = read::<u32>(file, offset!(file_mode))?;
+        if mode & FMODE_NOACCOUNT != 0 && asked_about_execs {
+            progress::note_layer(task as u64, file);
+        }
+        return Ok(());
+    }
+    if !asked_about && !record_all {
+        return Ok(());
+    }
     // Without an event to write, most opens are settled here.
     let shortcut = if asked_about && let Some(opened) = Opened::by_walk(file, task) {
-        Shortcut::of(judge::in_force(), &opened, task)
+        Shortcut::of(in_force, &opened, task)
     } else {
         Shortcut::NONE
     };
     if shortcut.settles && !record_all {
-        return Ok(());
-    }
-    let flags = read::<u32>(file, offset!(file_flags))?;
-    if flags & FMODE_EXEC != 0 {
         return Ok(());
     }
     let open = if record_all {
@@ -256,10 +269,7 @@ pub fn identity(file: u64) -> (u32, u64) {
         return (0, 0);
     };
     let number = read::<u64>(inode, offset!(inode_number)).unwrap_or(0);
-    let device = read::<u64>(inode, offset!(inode_super))
-        .and_then(|superblock| read::<u32>(superblock, offset!(super_device)))
-        .unwrap_or(0);
-    (device, number)
+    (device_of(inode).unwrap_or(0), number)
 }
 
 /// Return of `do_filp_open`.
@@ -324,33 +334,15 @@ fn try_leave(ctx: &FExitContext) -> Result<(), Unreadable> {
 fn is_repeat(task: u64, file: u64, open_flags: u32) -> Result<bool, Unreadable> {
     let leader = read::<u64>(task, offset!(task_group_leader))?;
     let inode = read::<u64>(file, offset!(file_inode))?;
-    let superblock = read::<u64>(inode, offset!(inode_super))?;
     Ok(seen::is_repeat(&seen::Touch {
         start: read(leader, offset!(task_start))?,
         image: read(task, offset!(task_exec_id))?,
         tgid: read(task, offset!(task_tgid))?,
         inode: read(inode, offset!(inode_number))?,
         inode_generation: read(inode, offset!(inode_generation))?,
-        device: read(superblock, offset!(super_device))?,
+        device: device_of(inode)?,
         access: seen::access(open_flags),
     }))
-}
-
-/// Makes a plain number of what the verifier knows as a pointer, so that it can
-/// be compared.
-#[inline(always)]
-fn plain(pointer: u64) -> u64 {
-    let mut place = core::mem::MaybeUninit::<u64>::uninit();
-    // SAFETY: the helper copies eight bytes from one place to the other.
-    unsafe {
-        aya_ebpf::helpers::generated::bpf_probe_read_kernel(
-            place.as_mut_ptr().cast(),
-            8,
-            (&raw const pointer).cast(),
-        );
-    }
-    // SAFETY: filled above; the source is this program's stack.
-    unsafe { place.assume_init() }
 }
 
 /// Says whether a pointer is an error (`IS_ERR`).

@@ -1,12 +1,16 @@
 //! What a rule about opens says of a file that is changed without being
 //! opened: cut, removed, renamed, linked, given other rights, or made under a
-//! protected name. Only as LSM programs, which can refuse it.
+//! protected name. As LSM programs, which can refuse it, or as fentry programs
+//! at the functions that ask the security modules: the process is signalled,
+//! and the change happens.
 //!
 //! Only what a rule matches is an event.
 
 use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_get_current_pid_tgid, macros::lsm,
-    programs::LsmContext,
+    EbpfContext as _,
+    helpers::generated::bpf_get_current_pid_tgid,
+    macros::{fentry, lsm},
+    programs::{FEntryContext, LsmContext},
 };
 use shrike_agent_ebpf::{
     counter::Hook,
@@ -74,6 +78,20 @@ impl Asked {
         }
     }
 
+    /// The same on a `struct path`.
+    #[inline(always)]
+    fn at(call: Call, path: Pointer) -> Self {
+        Self::of(call, field!(path, path_mnt), field!(path, path_dentry))
+    }
+
+    /// The same where no mount is known: the path is the one below the task's
+    /// root mount.
+    #[inline(always)]
+    fn mountless(call: Call, dentry: Pointer) -> Self {
+        let fs: Pointer = field!(current_task(), task_fs);
+        Self::of(call, field!(fs, fs_root_mnt), dentry)
+    }
+
     /// The same in a directory, a `struct path`.
     #[inline(always)]
     fn below(call: Call, directory: Pointer, dentry: Pointer) -> Self {
@@ -83,19 +101,22 @@ impl Asked {
 
 /// Decides; true: the change is refused.
 #[inline(always)]
-fn decide(change: &Asked) -> bool {
+fn decide(change: &Asked, power: Power) -> bool {
     let in_force = judge::in_force();
     if !in_force.has(ASKS_ABOUT_OPENS) {
         return false;
     }
     let task = current_task();
+    if matches!(change.call, Call::Truncate) && is_opened(change.dentry, task) {
+        return false;
+    }
     let directory = directory_of(in_force, change, task);
     if directory.is_some_and(clean::contains) {
         return false;
     }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {
         count(Hook::OtherOpen, Count::Missed);
-        return in_force.has(ENFORCES_OPENS) && refuse_unjudged(task, Power::Refuse);
+        return in_force.has(ENFORCES_OPENS) && refuse_unjudged(task, power);
     };
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -117,7 +138,7 @@ fn decide(change: &Asked) -> bool {
             clean::insert(directory);
         }
     } else {
-        refused = carry_out(state, task as u64, tgid, Power::Refuse);
+        refused = carry_out(state, task as u64, tgid, power);
         let judged = Judged::of(state);
         if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
             record_change::changed(slot, scratch, change, &judged, refused);
@@ -128,6 +149,15 @@ fn decide(change: &Asked) -> bool {
     }
     scratch::release(scratch);
     refused
+}
+
+/// Says whether the task is about to open a name, by a path walk that has
+/// found it: cutting it was judged with the open then.
+#[inline(always)]
+fn is_opened(dentry: Pointer, task: Pointer) -> bool {
+    let nameidata: Pointer = field!(task, task_nameidata);
+    let found: Pointer = field!(nameidata, nameidata_dentry);
+    found == dentry
 }
 
 /// Returns the key of the name's directory where that may settle the change:
@@ -145,104 +175,108 @@ fn directory_of(in_force: InForce, change: &Asked, task: Pointer) -> Option<u64>
     Place::directory(plan.seed[0], task, change.mount, change.dentry).map(Place::key)
 }
 
-/// Decides; returns what the hook does.
-#[inline(always)]
-fn answer(change: &Asked) -> i32 {
-    if decide(change) { refusal() } else { 0 }
+/// Makes both programs of a hook: the LSM program, and the fentry program for
+/// the function `security_…` that has the same arguments. Of two names the one
+/// that the file has is judged first: the other one may be learnt.
+macro_rules! hook {
+    ($hook:tt, $guard:ident, $watch:ident, |$ctx:ident| $($asked:expr),+) => {
+        #[doc = concat!("`", $hook, "`, as an LSM program.")]
+        #[lsm(hook = $hook)]
+        pub fn $guard($ctx: LsmContext) -> i32 {
+            $(if decide(&$asked, Power::Refuse) {
+                return refusal();
+            })+
+            0
+        }
+
+        /// The same, where there is no BPF LSM.
+        #[fentry]
+        pub fn $watch($ctx: FEntryContext) -> i32 {
+            $(decide(&$asked, Power::Signal);)+
+            0
+        }
+    };
 }
 
-/// Decides about a path.
-#[inline(always)]
-fn decide_path(call: Call, path: Pointer, mode: u32) -> i32 {
-    answer(&Asked {
-        mode,
-        ..Asked::of(call, field!(path, path_mnt), field!(path, path_dentry))
-    })
-}
+// `path_truncate(const struct path *)`
+hook!("path_truncate", guard_truncate, watch_truncate, |ctx| {
+    Asked::at(Call::Truncate, ctx.arg(0))
+});
 
-/// `path_truncate(const struct path *)`
-#[lsm(hook = "path_truncate")]
-pub fn guard_truncate(ctx: LsmContext) -> i32 {
-    decide_path(Call::Truncate, ctx.arg(0), 0)
-}
+// `file_truncate(struct file *)`, from Linux 6.2 on: before, a descriptor's
+// file is cut by its path.
+hook!(
+    "file_truncate",
+    guard_file_truncate,
+    watch_file_truncate,
+    |ctx| {
+        let file: Pointer = ctx.arg(0);
+        Asked::of(
+            Call::Truncate,
+            field!(file, file_mnt),
+            field!(file, file_dentry),
+        )
+    }
+);
 
-/// `path_chmod(const struct path *, umode_t)`
-#[lsm(hook = "path_chmod")]
-pub fn guard_chmod(ctx: LsmContext) -> i32 {
-    decide_path(Call::Chmod, ctx.arg(0), mode(ctx.arg(1)))
-}
+// `path_chmod(const struct path *, umode_t)`
+hook!("path_chmod", guard_chmod, watch_chmod, |ctx| Asked {
+    mode: mode(ctx.arg(1)),
+    ..Asked::at(Call::Chmod, ctx.arg(0))
+});
 
-/// `path_chown(const struct path *, kuid_t, kgid_t)`
-#[lsm(hook = "path_chown")]
-pub fn guard_chown(ctx: LsmContext) -> i32 {
-    decide_path(Call::Chown, ctx.arg(0), 0)
-}
+// `path_chown(const struct path *, kuid_t, kgid_t)`
+hook!("path_chown", guard_chown, watch_chown, |ctx| {
+    Asked::at(Call::Chown, ctx.arg(0))
+});
 
-/// A `umode_t`: only the lowest 16 bits of an argument are its own.
-#[inline(always)]
-fn mode(argument: u64) -> u32 {
-    argument as u32 & 0xffff
-}
+// `path_unlink(const struct path *directory, struct dentry *)`
+hook!("path_unlink", guard_unlink, watch_unlink, |ctx| {
+    Asked::below(Call::Unlink, ctx.arg(0), ctx.arg(1))
+});
 
-/// `path_unlink(const struct path *directory, struct dentry *)`
-#[lsm(hook = "path_unlink")]
-pub fn guard_unlink(ctx: LsmContext) -> i32 {
-    answer(&Asked::below(Call::Unlink, ctx.arg(0), ctx.arg(1)))
-}
+// `path_rmdir(const struct path *directory, struct dentry *)`
+hook!("path_rmdir", guard_rmdir, watch_rmdir, |ctx| {
+    Asked::below(Call::Rmdir, ctx.arg(0), ctx.arg(1))
+});
 
-/// `path_rmdir(const struct path *directory, struct dentry *)`
-#[lsm(hook = "path_rmdir")]
-pub fn guard_rmdir(ctx: LsmContext) -> i32 {
-    answer(&Asked::below(Call::Rmdir, ctx.arg(0), ctx.arg(1)))
-}
+// `path_mknod(const struct path *directory, struct dentry *, umode_t,
+// unsigned int device)`
+hook!("path_mknod", guard_mknod, watch_mknod, |ctx| Asked {
+    is_new_name: true,
+    mode: mode(ctx.arg(2)),
+    ..Asked::below(Call::Mknod, ctx.arg(0), ctx.arg(1))
+});
 
-/// `path_mknod(const struct path *directory, struct dentry *, umode_t, unsigned int device)`
-#[lsm(hook = "path_mknod")]
-pub fn guard_mknod(ctx: LsmContext) -> i32 {
-    answer(&Asked {
-        is_new_name: true,
-        mode: mode(ctx.arg(2)),
-        ..Asked::below(Call::Mknod, ctx.arg(0), ctx.arg(1))
-    })
-}
+// `path_mkdir(const struct path *directory, struct dentry *, umode_t)`
+hook!("path_mkdir", guard_mkdir, watch_mkdir, |ctx| Asked {
+    is_new_name: true,
+    mode: mode(ctx.arg(2)),
+    ..Asked::below(Call::Mkdir, ctx.arg(0), ctx.arg(1))
+});
 
-/// `path_mkdir(const struct path *directory, struct dentry *, umode_t)`
-#[lsm(hook = "path_mkdir")]
-pub fn guard_mkdir(ctx: LsmContext) -> i32 {
-    answer(&Asked {
-        is_new_name: true,
-        mode: mode(ctx.arg(2)),
-        ..Asked::below(Call::Mkdir, ctx.arg(0), ctx.arg(1))
-    })
-}
+// `path_symlink(const struct path *directory, struct dentry *, const char *)`
+hook!("path_symlink", guard_symlink, watch_symlink, |ctx| Asked {
+    is_new_name: true,
+    other: Other::Text(argument(ctx.as_ptr(), 2)),
+    ..Asked::below(Call::Symlink, ctx.arg(0), ctx.arg(1))
+});
 
-/// `path_symlink(const struct path *directory, struct dentry *, const char *)`
-#[lsm(hook = "path_symlink")]
-pub fn guard_symlink(ctx: LsmContext) -> i32 {
-    answer(&Asked {
-        is_new_name: true,
-        other: Other::Text(argument(ctx.as_ptr(), 2)),
-        ..Asked::below(Call::Symlink, ctx.arg(0), ctx.arg(1))
-    })
-}
-
-/// `path_rename(const struct path *old_dir, struct dentry *, const struct path *new_dir,
-/// struct dentry *, unsigned int flags)`
-#[lsm(hook = "path_rename")]
-pub fn guard_rename(ctx: LsmContext) -> i32 {
-    answer(&Asked {
+// `path_rename(const struct path *old_dir, struct dentry *,
+// const struct path *new_dir, struct dentry *, unsigned int flags)`: the name
+// that the file has, then the one that it gets, and what is there already.
+hook!(
+    "path_rename",
+    guard_rename,
+    watch_rename,
+    |ctx| Asked {
         other: Other::Name {
             dentry: ctx.arg(3),
             mount: ctx.arg(2),
         },
         ..Asked::below(Call::Rename, ctx.arg(0), ctx.arg(1))
-    })
-}
-
-/// The same, for the name that the file gets, and what is there already.
-#[lsm(hook = "path_rename")]
-pub fn guard_rename_over(ctx: LsmContext) -> i32 {
-    answer(&Asked {
+    },
+    Asked {
         named: ctx.arg(1),
         is_new_name: true,
         other: Other::Name {
@@ -250,27 +284,24 @@ pub fn guard_rename_over(ctx: LsmContext) -> i32 {
             mount: ctx.arg(0),
         },
         ..Asked::below(Call::Rename, ctx.arg(2), ctx.arg(3))
-    })
-}
+    }
+);
 
-/// `path_link(struct dentry *, const struct path *new_dir, struct dentry *)`:
-/// another name for a file gives every access. Both are in one mount.
-#[lsm(hook = "path_link")]
-pub fn guard_link(ctx: LsmContext) -> i32 {
-    answer(&Asked {
+// `path_link(struct dentry *, const struct path *new_dir, struct dentry *)`:
+// another name for a file gives every access. Both are in one mount.
+hook!(
+    "path_link",
+    guard_link,
+    watch_link,
+    |ctx| Asked {
         access: ACCESS_READ | ACCESS_WRITE,
         other: Other::Name {
             dentry: ctx.arg(2),
             mount: ctx.arg(1),
         },
         ..Asked::below(Call::Link, ctx.arg(1), ctx.arg(0))
-    })
-}
-
-/// The same, for the name that the file gets.
-#[lsm(hook = "path_link")]
-pub fn guard_link_into(ctx: LsmContext) -> i32 {
-    answer(&Asked {
+    },
+    Asked {
         named: ctx.arg(0),
         is_new_name: true,
         other: Other::Name {
@@ -278,17 +309,40 @@ pub fn guard_link_into(ctx: LsmContext) -> i32 {
             mount: ctx.arg(1),
         },
         ..Asked::below(Call::Link, ctx.arg(1), ctx.arg(2))
-    })
-}
+    }
+);
 
-/// `inode_setxattr(struct mnt_idmap *, struct dentry *, const char *, …)`: no
-/// mount is known here, so the path is the one below the task's root mount.
-#[lsm(hook = "inode_setxattr")]
-pub fn guard_setxattr(ctx: LsmContext) -> i32 {
-    let fs: Pointer = field!(current_task(), task_fs);
-    answer(&Asked::of(
-        Call::Setxattr,
-        field!(fs, fs_root_mnt),
-        ctx.arg(1),
-    ))
+// `inode_setxattr(struct mnt_idmap *, struct dentry *, const char *, …)`
+hook!("inode_setxattr", guard_setxattr, watch_setxattr, |ctx| {
+    Asked::mountless(Call::Setxattr, ctx.arg(1))
+});
+
+// `inode_removexattr(struct mnt_idmap *, struct dentry *, const char *)`
+hook!(
+    "inode_removexattr",
+    guard_removexattr,
+    watch_removexattr,
+    |ctx| Asked::mountless(Call::Removexattr, ctx.arg(1))
+);
+
+// `inode_set_acl(struct mnt_idmap *, struct dentry *, const char *,
+// struct posix_acl *)`, from Linux 6.2 on: before, an access control list is
+// set like any other attribute.
+hook!("inode_set_acl", guard_set_acl, watch_set_acl, |ctx| {
+    Asked::mountless(Call::Setxattr, ctx.arg(1))
+});
+
+// `inode_remove_acl(struct mnt_idmap *, struct dentry *, const char *)`, as
+// above.
+hook!(
+    "inode_remove_acl",
+    guard_remove_acl,
+    watch_remove_acl,
+    |ctx| Asked::mountless(Call::Removexattr, ctx.arg(1))
+);
+
+/// A `umode_t`: only the lowest 16 bits of an argument are its own.
+#[inline(always)]
+fn mode(argument: u64) -> u32 {
+    argument as u32 & 0xffff
 }

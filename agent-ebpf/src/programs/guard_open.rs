@@ -14,18 +14,18 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::Trigger,
-    plan::{ASKS_ABOUT_OPENS, ENFORCES_OPENS},
+    plan::{ASKS_ABOUT_EXECS, ASKS_ABOUT_OPENS, ENFORCES_OPENS},
     record::{Call, Outcome},
 };
 
 use crate::{
     carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
     emit::{Count, count},
-    file_open::{FMODE_EXEC, own_comm},
+    file_open::{FMODE_EXEC, FMODE_NOACCOUNT, own_comm},
     judge,
     memory::Unreadable,
     offsets::{OPENS_ALL, RECORD_OPENS, setting},
-    progress::Judged,
+    progress::{Judged, note_layer},
     record_open,
     scratch::{self, Scratch},
     shortcut::{self, Opened, Shortcut},
@@ -52,10 +52,17 @@ pub fn guard_receive(ctx: LsmContext) -> i32 {
     0
 }
 
-/// The same, where there is no BPF LSM.
+/// `int security_file_open(struct file *)`, where there is no BPF LSM.
 #[fentry]
 pub fn watch_open(ctx: FEntryContext) -> i32 {
     decide(ctx.arg(0), Power::Signal, Call::None);
+    0
+}
+
+/// `int security_file_receive(struct file *)`, where there is no BPF LSM.
+#[fentry]
+pub fn watch_receive(ctx: FEntryContext) -> i32 {
+    decide(ctx.arg(0), Power::Signal, Call::Recvmsg);
     0
 }
 
@@ -63,16 +70,23 @@ pub fn watch_open(ctx: FEntryContext) -> i32 {
 #[inline(always)]
 fn decide(file: Pointer, power: Power, call: Call) -> bool {
     let in_force = judge::in_force();
-    if !in_force.has(ASKS_ABOUT_OPENS) {
+    if !in_force.has(ASKS_ABOUT_OPENS | ASKS_ABOUT_EXECS) {
         return false;
     }
     let task = current_task();
-    let shortcut = Shortcut::of(in_force, &Opened::of(file), task);
-    if shortcut.settles {
-        return false;
-    }
     let flags: u32 = field!(file, file_flags);
     if flags & FMODE_EXEC != 0 {
+        let mode: u32 = field!(file, file_mode);
+        if mode & FMODE_NOACCOUNT != 0 && in_force.has(ASKS_ABOUT_EXECS) {
+            note_layer(task as u64, file as u64);
+        }
+        return false;
+    }
+    if !in_force.has(ASKS_ABOUT_OPENS) {
+        return false;
+    }
+    let shortcut = Shortcut::of(in_force, &Opened::of(file), task);
+    if shortcut.settles {
         return false;
     }
     let Some((slot, scratch)) = scratch::acquire_for_return() else {

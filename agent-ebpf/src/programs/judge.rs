@@ -15,6 +15,7 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
+    device::device_of,
     global::Global,
     memory::{Unreadable, atomic_or, hide, read},
     offsets::offset,
@@ -121,11 +122,18 @@ pub extern "C" fn judge(slot: u32) -> i32 {
         } else {
             clear(&mut state.path_hits);
         }
+        let own = read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0);
         let inode = match state.target_inode {
-            0 => read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0),
+            0 => own,
             inode => inode,
         };
-        add_identity(state, plan, inode, Dimension::Identity);
+        if inode != own && state.identities != 0 {
+            // The path is the merged one: what is above the layer's file is
+            // found by its own name.
+            let alias = read::<u64>(inode, offset!(inode_names)).unwrap_or(0);
+            walk::match_above(slot, alias.wrapping_sub(u64::from(offset!(dentry_alias))));
+        }
+        match_identity(slot, inode, Dimension::Identity as u32);
         if resolved {
             state.concerns = if is_clear(&state.hits) {
                 if state.names_children == 0 {
@@ -194,24 +202,6 @@ pub fn is_clear(hits: &Entry) -> bool {
     hits.rules.is_empty() && hits.exceptions.is_empty()
 }
 
-/// Adds the rules that know a file by its inode.
-#[inline(always)]
-fn add_identity(state: &mut Scratch, plan: &Plan, inode: u64, dimension: Dimension) {
-    let Ok(identity) = identity_of(inode) else {
-        return;
-    };
-    if plan.identities.may_contain(identity.inode) {
-        let slot = state.plan_slot as u32;
-        add_hits(state, identity.key(slot, dimension as u32));
-        let any = dimension as u32 + (Dimension::IdentityAny as u32 - Dimension::Identity as u32);
-        let key = Identity {
-            generation: 0,
-            ..identity
-        };
-        add_hits(state, key.key(slot, any));
-    }
-}
-
 /// Lets the rules that name a path know the file that gets the name, whatever
 /// names it has beside. The word being matched is the path.
 #[inline(always)]
@@ -258,18 +248,24 @@ impl Identity {
 /// Returns what an inode is known by.
 #[inline(always)]
 fn identity_of(inode: u64) -> Result<Identity, Unreadable> {
-    let superblock = read::<u64>(inode, offset!(inode_super))?;
     Ok(Identity {
-        device: read(superblock, offset!(super_device))?,
+        device: device_of(inode)?,
         generation: read(inode, offset!(inode_generation))?,
         inode: read(inode, offset!(inode_number))?,
     })
 }
 
 /// Adds the rules that know a directory by its inode.
+#[inline(always)]
+pub fn match_directory(slot: u32, dentry: u64) {
+    let inode = read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0);
+    match_identity(slot, inode, Dimension::IdentityBelow as u32);
+}
+
+/// Adds the rules that know a file or directory by its inode.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn match_directory(slot: u32, dentry: u64) -> i32 {
+pub extern "C" fn match_identity(slot: u32, inode: u64, dimension: u32) -> i32 {
     let Some(scratch) = scratch::get(slot) else {
         return 0;
     };
@@ -278,8 +274,19 @@ pub extern "C" fn match_directory(slot: u32, dentry: u64) -> i32 {
     let Some(plan) = PLANS.get(state.plan_slot as u32) else {
         return 0;
     };
-    let inode = read::<u64>(dentry, offset!(dentry_inode)).unwrap_or(0);
-    add_identity(state, plan, inode, Dimension::IdentityBelow);
+    let Ok(identity) = identity_of(inode) else {
+        return 0;
+    };
+    if plan.identities.may_contain(identity.inode) {
+        let slot = state.plan_slot as u32;
+        add_hits(state, identity.key(slot, dimension));
+        let any = dimension + (Dimension::IdentityAny as u32 - Dimension::Identity as u32);
+        let key = Identity {
+            generation: 0,
+            ..identity
+        };
+        add_hits(state, key.key(slot, any));
+    }
     0
 }
 
@@ -319,7 +326,7 @@ pub extern "C" fn match_path_of(slot: u32, dentry: u64, vfsmount: u64) -> i32 {
     let Some(scratch) = scratch::get(slot) else {
         return -1;
     };
-    if walk::start(scratch, dentry, vfsmount).is_err() || walk::digest(slot).is_err() {
+    if walk::start(scratch, dentry, vfsmount).is_err() || walk::digest(slot, scratch).is_err() {
         return -1;
     }
     // SAFETY: a live map value, taken by the program that calls this.

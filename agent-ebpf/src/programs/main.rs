@@ -45,6 +45,7 @@ mod bprm_check;
 mod carry_out;
 mod clean;
 mod condemned;
+mod device;
 mod emit;
 mod environment;
 mod exec_call;

@@ -12,14 +12,15 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
-    carry_out::is_agent,
+    carry_out::{is_agent, signal_again},
+    device::device_of_typed,
     emit::{self, Count, count, kind_and_call},
     image, judge,
     memory::read,
     offsets::offset,
     progress::{ExecInProgress, exec_of, forget_exec},
     scratch::{self, Scratch},
-    typed::{Pointer, current_task, field},
+    typed::{Pointer, current_task, field, plain},
     walk,
 };
 
@@ -27,7 +28,10 @@ use crate::{
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let task = current_task();
-    let exec = exec_of(task as u64);
+    let mut exec = exec_of(task as u64);
+    if let Some(exec) = &mut exec {
+        signal_again(&mut exec.judged);
+    }
     let announced = exec.is_some();
     let nothing = ExecInProgress::BY_KERNEL;
     let known: &ExecInProgress = exec.as_deref().unwrap_or(&nothing);
@@ -79,8 +83,7 @@ fn report(scratch: *mut Scratch, exec: &ExecInProgress, announced: bool, task: P
     let mm: Pointer = field!(task, task_mm);
     let file: Pointer = field!(mm, mm_exe_file);
     let inode: Pointer = field!(file, file_inode);
-    let superblock: Pointer = field!(inode, inode_super);
-    body.device = field!(superblock, super_device);
+    body.device = device_of_typed(inode, || plain(inode as u64));
     body.inode = field!(inode, inode_number);
     let dentry: Pointer = field!(file, file_dentry);
     let mount: Pointer = field!(file, file_mnt);

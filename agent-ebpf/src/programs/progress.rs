@@ -10,14 +10,18 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap},
 };
-use shrike_agent_ebpf::record::{Call, FLAG_COMPAT, FLAG_HAS_DIRECTORY, RULE_NONE};
+use shrike_agent_ebpf::{
+    counter::Hook,
+    record::{Call, FLAG_COMPAT, FLAG_HAS_DIRECTORY, RULE_NONE},
+};
 
 use crate::{
+    emit::{Count, count},
     global::Global,
     memory::atomic_add,
     offsets::{RECORD_PROCESSES, setting},
     scratch::{PathText, Scratch},
-    typed::{Pointer, TS_COMPAT, field},
+    typed::{Pointer, TS_COMPAT, current_task, field},
 };
 
 /// No open is under way.
@@ -199,6 +203,9 @@ pub struct ExecInProgress {
     /// The first file that was looked at, a `struct file`: a script, or the
     /// program itself. 0 before.
     pub first_file: u64,
+    /// The file of an overlay's layer that stands behind it, a `struct file`;
+    /// 0 for none.
+    pub layer: u64,
     /// Capabilities before.
     pub before: Capabilities,
     /// What the rules said.
@@ -218,6 +225,7 @@ impl ExecInProgress {
         device: 0,
         kept_path: 0,
         first_file: 0,
+        layer: 0,
         before: Capabilities {
             permitted: 0,
             effective: 0,
@@ -357,6 +365,39 @@ pub fn forget_open(task: u64) {
 pub fn existing_open_of(task: u64) -> Option<&'static mut OpenInProgress> {
     // SAFETY: only the task itself touches its entry.
     OPENS.get_ptr_mut(task).map(|open| unsafe { &mut *open })
+}
+
+/// Enters the exec that the current task has under way. A function of its own,
+/// for room on the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_exec() -> i32 {
+    let task = current_task();
+    if enter_exec(task as u64, &ExecInProgress::of(task)).is_none() {
+        count(Hook::ExecCall, Count::LostPendingFull);
+        count(Hook::ExecCall, Count::Seen);
+    }
+    0
+}
+
+/// Returns the exec that the current task has under way, entered if nobody
+/// did.
+#[inline(always)]
+pub fn under_way(task: u64) -> Option<&'static mut ExecInProgress> {
+    if exec_of(task).is_none() {
+        begin_exec();
+    }
+    exec_of(task)
+}
+
+/// Notes for the decision about an exec that an overlay opens the file of a
+/// layer for it: rules may know that one. Of overlays on overlays the lowest
+/// one is kept. The overlay's own file keeps it open.
+#[inline(always)]
+pub fn note_layer(task: u64, file: u64) {
+    if let Some(exec) = under_way(task) {
+        exec.layer = file;
+    }
 }
 
 /// Returns the exec that the task has under way.

@@ -8,6 +8,7 @@ use shrike_agent_ebpf::{
 };
 
 use crate::{
+    device::device_of,
     emit::{self, Count, count, kind_and_call},
     guard_change::{Asked, Other},
     memory::{Unreadable, read},
@@ -82,8 +83,7 @@ pub fn changed(slot: u32, scratch: *mut Scratch, asked: &Asked, judged: &Judged,
 /// Writes what an inode says of a file.
 #[inline(always)]
 fn describe(body: &mut Change, inode: u64) -> Result<(), Unreadable> {
-    let superblock = read::<u64>(inode, offset!(inode_super))?;
-    body.device = read(superblock, offset!(super_device))?;
+    body.device = device_of(inode)?;
     body.inode = read(inode, offset!(inode_number))?;
     body.file_mode = read(inode, offset!(inode_mode))?;
     body.links = read(inode, offset!(inode_links))?;

@@ -21,6 +21,7 @@ use shrike_agent_ebpf::{
 
 use crate::{
     carry_out::{PF_KTHREAD, is_agent},
+    device::device_of_typed,
     emit::{self, Count, count, kind_and_call},
     file_open::{FMODE_EXEC, O_PATH, clear_file},
     judge,
@@ -296,13 +297,14 @@ fn begin(slot: u32, scratch: *mut Scratch, asked: &Asked) -> u32 {
     asked.flags
 }
 
-/// Writes what an inode says of a file.
+/// Writes what the inode of the target says of it.
 #[inline(always)]
 fn describe(scratch: *mut Scratch, inode: Pointer) {
     // SAFETY: taken by this program.
     let body = unsafe { &mut *emit::body::<Open>(scratch) };
-    let superblock: Pointer = field!(inode, inode_super);
-    body.device = field!(superblock, super_device);
+    // SAFETY: taken by this program, which made the file the target.
+    let target = || unsafe { core::ptr::read_volatile(&raw const (*scratch).target_inode) };
+    body.device = device_of_typed(inode, target);
     body.inode = field!(inode, inode_number);
     body.file_mode = field!(inode, inode_mode);
     body.links = field!(inode, inode_links);
@@ -313,6 +315,7 @@ fn describe(scratch: *mut Scratch, inode: Pointer) {
 /// Writes what is to be said of a file, and its paths. Returns flags.
 #[inline(always)]
 fn append_file(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) -> u32 {
+    walk::aim_typed(scratch, file, task);
     let inode: Pointer = field!(file, file_inode);
     describe(scratch, inode);
     // SAFETY: taken by this program.
@@ -326,7 +329,6 @@ fn append_file(slot: u32, scratch: *mut Scratch, file: Pointer, task: Pointer) -
     }
     // SAFETY: taken by this program.
     unsafe { (*scratch).flags = 0 };
-    walk::aim_typed(scratch, file, task);
     if root::is_namespace_root(task) {
         walk::walk_typed(slot, scratch, dentry, field!(file, file_mnt), task);
         body.path_length = emit::append_text(slot) as u16;

@@ -68,6 +68,8 @@ pub struct Scratch {
     pub end_dentry: u64,
     /// See there.
     pub end_mount: u64,
+    /// The last root of a mount that the walk came to.
+    pub crossed: u64,
     /// Not 0: directories above are looked up by their inodes, too.
     pub identities: u64,
     /// What rules have to do with the path: `judge::A_RULE` and its like.

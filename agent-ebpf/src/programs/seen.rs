@@ -5,11 +5,12 @@
 //! other way round. Repeats are counted for each process, and its exit tells.
 
 use crate::{
+    device::device_of_typed,
     file_open::{O_ACCMODE, O_CREAT, O_PATH, O_TRUNC},
     global::Global,
     hash::{self, Hash},
     memory::atomic_add,
-    typed::{Pointer, field},
+    typed::{Pointer, field, plain},
 };
 
 /// Places of the table: 1 MiB. A desktop opens some ten thousand different
@@ -61,14 +62,13 @@ impl Touch {
     #[inline(always)]
     pub fn of(task: Pointer, inode: Pointer, access: u32) -> Self {
         let leader: Pointer = field!(task, task_group_leader);
-        let superblock: Pointer = field!(inode, inode_super);
         Self {
             start: field!(leader, task_start),
             image: field!(task, task_exec_id),
             tgid: field!(task, task_tgid),
             inode: field!(inode, inode_number),
             inode_generation: field!(inode, inode_generation),
-            device: field!(superblock, super_device),
+            device: device_of_typed(inode, || plain(inode as u64)),
             access,
         }
     }

@@ -116,6 +116,12 @@ impl Shortcut {
             return shortcut;
         }
         let dentry = opened.dentry;
+        let named: Pointer = field!(dentry, dentry_inode);
+        if named != inode {
+            // The file of an overlay's layer under the merged name (before
+            // 6.7): another directory is its own.
+            return shortcut;
+        }
         let Some(directory) = Place::directory(plan.seed[0], task, opened.mount, dentry) else {
             return shortcut;
         };

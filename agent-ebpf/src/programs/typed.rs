@@ -17,7 +17,7 @@
 
 use core::{arch::asm, ffi::c_void};
 
-use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel};
 
 use shrike_agent_ebpf::offset::Placeholder;
 
@@ -130,6 +130,19 @@ pub fn is_at(pointer: Pointer, address: u64) -> bool {
         );
     }
     same != 0
+}
+
+/// Makes a plain number of what the verifier knows as a pointer, so that it can
+/// be compared and calculated with.
+#[inline(always)]
+pub fn plain(pointer: u64) -> u64 {
+    let mut place = core::mem::MaybeUninit::<u64>::uninit();
+    // SAFETY: the helper copies eight bytes from one place to the other.
+    unsafe {
+        bpf_probe_read_kernel(place.as_mut_ptr().cast(), 8, (&raw const pointer).cast());
+    }
+    // SAFETY: filled above; the source is this program's stack.
+    unsafe { place.assume_init() }
 }
 
 /// Makes a plain number of a pointer, the same one for as long as the map

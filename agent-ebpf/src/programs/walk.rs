@@ -22,6 +22,8 @@ use crate::{
 const STEPS_MAX: u32 = PATH_COMPONENTS_MAX as u32 + 64;
 
 const AGAIN: i32 = 1;
+/// The same, and the walk crossed into the mount above.
+const CROSSED: i32 = 2;
 const DONE: i32 = 0;
 const FAILED: i32 = -1;
 
@@ -108,22 +110,10 @@ pub extern "C" fn walk_digest_step(slot: u32) -> i32 {
     };
     // SAFETY: a live map value, taken by the program that calls this.
     let scratch = unsafe { &mut *scratch };
-    let before = scratch.dentry;
+    scratch.crossed = scratch.dentry;
     let component = match step(scratch) {
-        Ok(Step::Component(component)) => {
-            if scratch.identities != 0 {
-                judge::match_directory(slot, scratch.dentry);
-            }
-            component
-        }
-        Ok(Step::Crossed) => {
-            // Above the root of a bind mount there are directories that the
-            // path does not name.
-            if scratch.identities != 0 {
-                match_above(slot, before);
-            }
-            return AGAIN;
-        }
+        Ok(Step::Component(component)) => component,
+        Ok(Step::Crossed) => return CROSSED,
         // No rule names what has no path.
         Ok(Step::Loose(_) | Step::Root) => return DONE,
         Err(Unreadable) => return FAILED,
@@ -172,7 +162,8 @@ pub extern "C" fn walk_digest_step(slot: u32) -> i32 {
 }
 
 /// Looks up the directories above the root of a mount, up to the root of its
-/// file system, by their inodes.
+/// file system, by their inodes: the path does not name them where the mount
+/// is a part of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn match_above(slot: u32, mount_root: u64) -> i32 {
@@ -192,13 +183,29 @@ pub extern "C" fn match_above(slot: u32, mount_root: u64) -> i32 {
     FAILED
 }
 
-/// Digests every component, leaf first.
+/// Digests every component, leaf first, and looks up the directories by their
+/// inodes where rules know some.
 #[inline(always)]
-pub fn digest(slot: u32) -> Result<(), Unreadable> {
+pub fn digest(slot: u32, scratch: *mut Scratch) -> Result<(), Unreadable> {
+    // SAFETY: `scratch` is a live map value that this program took.
+    let by_identity = unsafe { (*scratch).identities } != 0;
     let mut steps = 0;
     while steps < STEPS_MAX {
-        match walk_digest_step(slot) {
-            AGAIN => {}
+        let went = walk_digest_step(slot);
+        if by_identity {
+            match went {
+                // SAFETY: as above.
+                AGAIN => judge::match_directory(slot, unsafe { (*scratch).dentry }),
+                // The last one may be attached nowhere.
+                CROSSED | DONE => {
+                    // SAFETY: as above.
+                    match_above(slot, unsafe { (*scratch).crossed });
+                }
+                _ => {}
+            }
+        }
+        match went {
+            AGAIN | CROSSED => {}
             DONE => return Ok(()),
             _ => return Err(Unreadable),
         }

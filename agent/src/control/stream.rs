@@ -118,7 +118,9 @@ impl Control {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (statuses, messages) = mpsc::channel(STATUSES_MAX);
         let hello = StreamPoliciesRequest {
-            message: Some(stream_policies_request::Message::Hello(self.hello())),
+            message: Some(stream_policies_request::Message::Hello(Box::new(
+                self.hello(),
+            ))),
         };
         if statuses.send(hello).await.is_err() {
             return "the stream is over".to_owned();

@@ -71,7 +71,7 @@ pub fn abilities(attachment: Attachment) -> &'static str {
             "enforces kill and deny: what a rule forbids is refused before it happens"
         }
         Attachment::Fentry | Attachment::Kprobe => {
-            "enforces kill, not deny: a killed process may still have created or cut the file"
+            "enforces kill, not deny: a killed process may still have created or changed the file"
         }
     }
 }

@@ -40,7 +40,11 @@ const UNION: u32 = 5;
 pub struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where each type begins; type 0 is `void`.
+    /// What the kernel's own has in front of a module's; empty for itself.
+    strings_before: &'a [u8],
+    /// Number of the first type: 1, or what comes behind the kernel's own.
+    first: usize,
+    /// Where each type begins, from the first one on.
     starts: Vec<usize>,
     structures: HashMap<&'a [u8], u32>,
 }
@@ -68,6 +72,24 @@ impl<'a> Btf<'a> {
     /// # Errors
     /// [`BtfError`] when it is not of its form.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+        Self::parse_behind(bytes, 1, &[])
+    }
+
+    /// Indexes the type information of a module, whose types and names go on
+    /// from the kernel's own. The kernel's types are not looked into: a field
+    /// that lies in one of them is not found.
+    ///
+    /// # Errors
+    /// [`BtfError`] when it is not of its form.
+    pub fn parse_module(bytes: &'a [u8], kernel: &Self) -> Result<Self, BtfError> {
+        Self::parse_behind(bytes, kernel.first + kernel.starts.len(), kernel.strings)
+    }
+
+    fn parse_behind(
+        bytes: &'a [u8],
+        first: usize,
+        strings_before: &'a [u8],
+    ) -> Result<Self, BtfError> {
         const HEADER: BtfError = BtfError::Truncated("header");
         let magic = bytes.first_chunk().ok_or(HEADER)?;
         if u16::from_ne_bytes(*magic) != MAGIC {
@@ -87,7 +109,9 @@ impl<'a> Btf<'a> {
         let mut btf = Self {
             types,
             strings,
-            starts: vec![0],
+            strings_before,
+            first,
+            starts: Vec::new(),
             structures: HashMap::new(),
         };
         btf.index()?;
@@ -97,7 +121,8 @@ impl<'a> Btf<'a> {
     fn index(&mut self) -> Result<(), BtfError> {
         let mut at = 0;
         while at < self.types.len() {
-            let id = u32::try_from(self.starts.len()).expect("a type has 12 bytes of 4 GiB");
+            let id = u32::try_from(self.first + self.starts.len())
+                .expect("a type has 12 bytes of 4 GiB");
             let name = word(self.types, at).ok_or(BtfError::Truncated("types"))?;
             let head = self.head_at(at).ok_or(BtfError::Truncated("types"))?;
             let size = extra_bytes(&head).ok_or(BtfError::UnknownKind {
@@ -185,7 +210,8 @@ impl<'a> Btf<'a> {
 
     fn start(&self, id: u32) -> Option<usize> {
         // Type 0 is `void` and lies nowhere.
-        (id != 0).then(|| self.starts.get(widen(id)).copied())?
+        let index = widen(id).checked_sub(self.first)?;
+        self.starts.get(index).copied()
     }
 
     fn head(&self, id: u32) -> Option<Head> {
@@ -204,7 +230,11 @@ impl<'a> Btf<'a> {
 
     /// Returns a NUL-terminated string; an empty one where there is none.
     fn string(&self, offset: u32) -> &'a [u8] {
-        let rest = self.strings.get(widen(offset)..).unwrap_or_default();
+        let rest = match widen(offset).checked_sub(self.strings_before.len()) {
+            Some(own) => self.strings.get(own..),
+            None => self.strings_before.get(widen(offset)..),
+        };
+        let rest = rest.unwrap_or_default();
         rest.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 }
@@ -249,6 +279,8 @@ mod tests {
     struct Builder {
         types: Vec<u8>,
         strings: Vec<u8>,
+        /// Bytes of names that come before.
+        behind: u32,
     }
 
     impl Builder {
@@ -259,7 +291,7 @@ mod tests {
             if name.is_empty() {
                 return 0;
             }
-            let offset = self.strings.len() as u32;
+            let offset = self.behind + self.strings.len() as u32;
             self.strings.extend(name.as_bytes());
             self.strings.push(0);
             offset
@@ -323,6 +355,27 @@ mod tests {
         check("nothing", None);
         check("", None);
         assert_eq!(btf.offset_of("nothing", "a"), None);
+    }
+
+    #[test]
+    fn a_modules_types_go_on_from_the_kernels() {
+        let bytes = sample();
+        let kernel = Btf::parse(&bytes).unwrap();
+        let mut module = Builder {
+            behind: kernel.strings.len() as u32,
+            ..Builder::default()
+        };
+        // Types 1 to 6 are the kernel's; 7 is the module's own.
+        module.add_structure("own", STRUCT, &[("deep", 1, 32)]);
+        module.add_structure("whole", STRUCT, &[("b", 5, 0), ("", 7, 640)]);
+        let bytes = module.build();
+        let module = Btf::parse_module(&bytes, &kernel).unwrap();
+        assert_eq!(module.offset_of("whole", "b"), Some(0));
+        assert_eq!(module.offset_of("whole", "deep"), Some(84));
+        assert_eq!(module.offset_of("whole", "b.a"), None);
+        assert_eq!(module.offset_of("outer", "a"), None);
+        // A name of the kernel's.
+        assert_eq!(module.string(1), b"int");
     }
 
     #[test]

@@ -16,12 +16,11 @@ use aya::{
 };
 
 use serde::{Deserialize, Serialize};
-use shrike_proto::policy::Trigger;
 
 use super::{
     SensorError,
     options::{Opens, Processes, SensorOptions},
-    programs::{Link, Loaded, Programs},
+    programs::{Asked, Link, Loaded, Programs},
 };
 
 /// One hook, as the node reports it.
@@ -77,6 +76,9 @@ const FENTRY: u8 = 2;
 const KPROBE: u8 = 4;
 /// Where the verifier knows the kernel's objects.
 const TYPED: u8 = LSM | FENTRY;
+/// Where nothing can be refused. Programs at functions that a rule seldom
+/// concerns are fentry programs in both.
+const SIGNALS: u8 = FENTRY | KPROBE;
 const ANY: u8 = LSM | FENTRY | KPROBE;
 
 /// How a program hooks its target.
@@ -116,10 +118,8 @@ enum Need {
     Only32,
     /// Where every fork is recorded.
     RecordedProcesses,
-    /// While rules about opens ask.
-    OpenRules,
-    /// While rules about execs ask.
-    ExecRules,
+    /// Where the kernel has the function.
+    IfThere,
 }
 
 struct Hook {
@@ -129,21 +129,14 @@ struct Hook {
     need: Need,
     /// The ways of attachment that it belongs to.
     attachments: u8,
+    /// It is attached while rules ask about some of this; `None`: always.
+    judges: Option<Asked>,
 }
 
 impl Hook {
-    /// Returns what it judges, if it is attached only while rules ask.
-    fn judges(&self) -> Option<Trigger> {
-        match self.need {
-            Need::OpenRules => Some(Trigger::Open),
-            Need::ExecRules => Some(Trigger::Exec),
-            _ => None,
-        }
-    }
-
     /// Returns how it is attached, as people see it.
     fn attached_as(&self) -> &'static str {
-        match (self.how, self.judges()) {
+        match (self.how, self.judges) {
             (How::Lsm, Some(_)) => "lsm, while rules ask",
             (How::Fentry, Some(_)) => "fentry, while rules ask",
             (how, _) => how.as_str(),
@@ -163,17 +156,29 @@ impl Hook {
             Need::RecordedOpens => (recorded, recorded),
             Need::AllOpens => (opens == Opens::All, opens == Opens::All),
             Need::RecordedOpens32 => (recorded, false),
-            Need::Only32 => (true, false),
+            Need::Only32 | Need::IfThere => (true, false),
             Need::RecordedProcesses => (processes, processes),
-            Need::OpenRules | Need::ExecRules => (true, true),
+        }
+    }
+
+    /// Says whether the kernel's functions lack the one that it is attached to.
+    fn is_absent(&self, functions: &HashSet<String>) -> bool {
+        match self.how {
+            How::Lsm => !functions.contains(&format!("{LSM_FUNCTION}{}", self.target)),
+            How::Fentry | How::Fexit | How::Kprobe => !functions.contains(self.target),
+            How::RawTracepoint => false,
         }
     }
 }
 
+/// How the function of a security module's hook begins that BPF programs are
+/// attached to.
+const LSM_FUNCTION: &str = "bpf_lsm_";
+
 const NOT_NEEDED: &str = "not needed for what is recorded";
 
 macro_rules! hooks {
-    ($($program:literal $how:ident $target:literal $need:ident $attachments:ident;)*) => {
+    ($($program:literal $how:ident $target:literal $need:ident $attachments:ident $($judges:ident)?;)*) => {
         const HOOKS: &[Hook] = &[
             $(Hook {
                 program: $program,
@@ -181,10 +186,26 @@ macro_rules! hooks {
                 how: How::$how,
                 need: Need::$need,
                 attachments: $attachments,
+                judges: hooks!(@ $($judges)?),
             },)*
         ];
     };
+    (@) => { None };
+    (@ $judges:ident) => { Some($judges) };
 }
+
+/// Judges opens and changes.
+const OPENS: Asked = Asked {
+    opens: true,
+    execs: false,
+};
+/// Judges execs.
+const EXECS: Asked = Asked {
+    opens: false,
+    execs: true,
+};
+/// Judges opens, and finds out what execs are about.
+const EITHER: Asked = Asked::ALL;
 
 // What ends an operation is attached before what begins it, so that no entry
 // waits for an end that nobody sees. What makes a remembered path void is
@@ -210,23 +231,42 @@ hooks! {
     "opened_object" Fexit "dentry_open" RecordedOpens TYPED;
     "opened_below" Fexit "do_file_open_root" RecordedOpens TYPED;
     "opened" Fexit "do_filp_open" RecordedOpens TYPED;
-    "guard_open" Lsm "file_open" OpenRules LSM;
-    "guard_receive" Lsm "file_receive" OpenRules LSM;
-    "guard_mmap" Lsm "mmap_file" ExecRules LSM;
-    "guard_truncate" Lsm "path_truncate" OpenRules LSM;
-    "guard_unlink" Lsm "path_unlink" OpenRules LSM;
-    "guard_rmdir" Lsm "path_rmdir" OpenRules LSM;
-    "guard_rename" Lsm "path_rename" OpenRules LSM;
-    "guard_rename_over" Lsm "path_rename" OpenRules LSM;
-    "guard_link" Lsm "path_link" OpenRules LSM;
-    "guard_link_into" Lsm "path_link" OpenRules LSM;
-    "guard_symlink" Lsm "path_symlink" OpenRules LSM;
-    "guard_mkdir" Lsm "path_mkdir" OpenRules LSM;
-    "guard_mknod" Lsm "path_mknod" OpenRules LSM;
-    "guard_chmod" Lsm "path_chmod" OpenRules LSM;
-    "guard_chown" Lsm "path_chown" OpenRules LSM;
-    "guard_setxattr" Lsm "inode_setxattr" OpenRules LSM;
-    "watch_open" Fentry "security_file_open" OpenRules FENTRY;
+    "guard_open" Lsm "file_open" Always LSM EITHER;
+    "guard_receive" Lsm "file_receive" Always LSM OPENS;
+    "guard_mmap" Lsm "mmap_file" Always LSM EXECS;
+    "guard_truncate" Lsm "path_truncate" Always LSM OPENS;
+    "guard_file_truncate" Lsm "file_truncate" IfThere LSM OPENS;
+    "guard_unlink" Lsm "path_unlink" Always LSM OPENS;
+    "guard_rmdir" Lsm "path_rmdir" Always LSM OPENS;
+    "guard_rename" Lsm "path_rename" Always LSM OPENS;
+    "guard_link" Lsm "path_link" Always LSM OPENS;
+    "guard_symlink" Lsm "path_symlink" Always LSM OPENS;
+    "guard_mkdir" Lsm "path_mkdir" Always LSM OPENS;
+    "guard_mknod" Lsm "path_mknod" Always LSM OPENS;
+    "guard_chmod" Lsm "path_chmod" Always LSM OPENS;
+    "guard_chown" Lsm "path_chown" Always LSM OPENS;
+    "guard_setxattr" Lsm "inode_setxattr" Always LSM OPENS;
+    "guard_removexattr" Lsm "inode_removexattr" IfThere LSM OPENS;
+    "guard_set_acl" Lsm "inode_set_acl" IfThere LSM OPENS;
+    "guard_remove_acl" Lsm "inode_remove_acl" IfThere LSM OPENS;
+    "watch_receive" Fentry "security_file_receive" IfThere SIGNALS OPENS;
+    "watch_mmap" Fentry "security_mmap_file" IfThere SIGNALS EXECS;
+    "watch_truncate" Fentry "security_path_truncate" IfThere SIGNALS OPENS;
+    "watch_file_truncate" Fentry "security_file_truncate" IfThere SIGNALS OPENS;
+    "watch_unlink" Fentry "security_path_unlink" IfThere SIGNALS OPENS;
+    "watch_rmdir" Fentry "security_path_rmdir" IfThere SIGNALS OPENS;
+    "watch_rename" Fentry "security_path_rename" IfThere SIGNALS OPENS;
+    "watch_link" Fentry "security_path_link" IfThere SIGNALS OPENS;
+    "watch_symlink" Fentry "security_path_symlink" IfThere SIGNALS OPENS;
+    "watch_mkdir" Fentry "security_path_mkdir" IfThere SIGNALS OPENS;
+    "watch_mknod" Fentry "security_path_mknod" IfThere SIGNALS OPENS;
+    "watch_chmod" Fentry "security_path_chmod" IfThere SIGNALS OPENS;
+    "watch_chown" Fentry "security_path_chown" IfThere SIGNALS OPENS;
+    "watch_setxattr" Fentry "security_inode_setxattr" IfThere SIGNALS OPENS;
+    "watch_removexattr" Fentry "security_inode_removexattr" IfThere SIGNALS OPENS;
+    "watch_set_acl" Fentry "security_inode_set_acl" IfThere SIGNALS OPENS;
+    "watch_remove_acl" Fentry "security_inode_remove_acl" IfThere SIGNALS OPENS;
+    "watch_open" Fentry "security_file_open" Always FENTRY EITHER;
     "leave_open" Fexit "__x64_sys_open" RecordedOpens KPROBE;
     "leave_creat" Fexit "__x64_sys_creat" RecordedOpens KPROBE;
     "leave_openat" Fexit "__x64_sys_openat" RecordedOpens KPROBE;
@@ -360,9 +400,8 @@ fn attach_one(
     if !wanted {
         return Ok((state("", NOT_NEEDED), None));
     }
-    let function = !matches!(hook.how, How::RawTracepoint | How::Lsm);
     // Without the list of symbols the kernel's answer has to do.
-    if !required && function && !symbols.is_empty() && !symbols.contains(hook.target) {
+    if !required && !symbols.is_empty() && hook.is_absent(symbols) {
         return Ok((state("", "not on this kernel"), None));
     }
     let program = ebpf
@@ -380,7 +419,7 @@ fn load_and_attach(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<Load
         How::Lsm => {
             let program: &mut Lsm = program.try_into()?;
             program.load(hook.target, btf)?;
-            if hook.judges().is_some() {
+            if hook.judges.is_some() {
                 None
             } else {
                 let id = program.attach()?;
@@ -390,7 +429,7 @@ fn load_and_attach(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<Load
         How::Fentry => {
             let program: &mut FEntry = program.try_into()?;
             program.load(hook.target, btf)?;
-            if hook.judges().is_some() {
+            if hook.judges.is_some() {
                 None
             } else {
                 let id = program.attach()?;
@@ -426,7 +465,7 @@ fn load_and_attach(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<Load
         name: hook.program,
         program: program.fd()?.as_fd().try_clone_to_owned()?,
         link,
-        judges: hook.judges(),
+        judges: hook.judges,
         instructions: program
             .info()
             .ok()
@@ -442,7 +481,7 @@ fn load_and_attach(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<Load
 pub fn open_pinned(
     name: &str,
     path: &Path,
-) -> Result<(&'static str, Option<Trigger>, OwnedFd), ProgramError> {
+) -> Result<(&'static str, Option<Asked>, OwnedFd), ProgramError> {
     let Some(hook) = HOOKS.iter().find(|hook| hook.program == name) else {
         return Err(ProgramError::NotLoaded);
     };
@@ -454,7 +493,7 @@ pub fn open_pinned(
         How::Kprobe => clone(KProbe::from_pin(path, ProbeKind::Entry)?.fd()?),
         How::RawTracepoint => clone(RawTracePoint::from_pin(path)?.fd()?),
     }?;
-    Ok((hook.program, hook.judges(), program))
+    Ok((hook.program, hook.judges, program))
 }
 
 /// Says how the hooks of programs stand that another agent attached.
@@ -562,7 +601,7 @@ fn kernel_functions() -> HashSet<String> {
     symbols
         .lines()
         .filter_map(|line| line.split_ascii_whitespace().nth(2))
-        .filter(|name| targets.contains(name))
+        .filter(|name| targets.contains(name.strip_prefix(LSM_FUNCTION).unwrap_or(name)))
         .map(str::to_owned)
         .collect()
 }

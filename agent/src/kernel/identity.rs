@@ -24,12 +24,14 @@ pub fn identify(pattern: &PathPattern) -> Option<Identity> {
 /// Returns the inode's generation where the file system tells it in its file
 /// handles: as the second of two words (`FILEID_INO32_GEN` and its variant
 /// with the parent, include/linux/exportfs.h; ext4, f2fs and most others), or
-/// behind 64 bits of inode number (xfs), or in front of them (tmpfs).
+/// behind 64 bits of inode number (xfs), or in front of them (tmpfs), or behind
+/// 64 bits of inode number and as many of subvolume (btrfs).
 fn generation(path: &str) -> Option<u32> {
     const HANDLE_BYTES_MAX: usize = 128;
     const FILEID_INO32_GEN: i32 = 1;
     const FILEID_INO32_GEN_PARENT: i32 = 2;
     const XFS_FILEID_INO64_GEN: i32 = 0x81;
+    const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
     #[repr(C)]
     struct Handle {
         bytes: u32,
@@ -60,6 +62,7 @@ fn generation(path: &str) -> Option<u32> {
         (FILEID_INO32_GEN, 8) | (FILEID_INO32_GEN_PARENT, 16) => Some(handle.words[1]),
         (FILEID_INO32_GEN, 12) => Some(handle.words[0]),
         (XFS_FILEID_INO64_GEN, 12) => Some(handle.words[2]),
+        (FILEID_BTRFS_WITHOUT_PARENT, 20) => Some(handle.words[4]),
         _ => None,
     }
 }

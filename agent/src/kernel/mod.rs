@@ -30,6 +30,7 @@ mod rings;
 mod rules;
 mod running;
 mod sensor;
+mod subvolumes;
 
 pub use continuity::Miscount;
 pub use counters::{HookCounters, KernelCounters};

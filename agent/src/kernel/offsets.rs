@@ -7,7 +7,7 @@ use shrike_agent_ebpf::offset::{ABSENT, FIELDS, Offsets};
 use super::{SensorError, btf::Btf};
 
 /// Where the kernel keeps its type information.
-const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Looks up every field that the programs read.
 ///

@@ -27,6 +27,7 @@ use super::{
     identity::identify,
     rules::{Compiled, Ground, compile},
     running::Maps,
+    subvolumes,
 };
 
 /// A generation that is in force.
@@ -48,6 +49,7 @@ pub struct PolicyMaps {
     plans: Array<MapData, Plan>,
     names: HashMap<MapData, Key, Entry>,
     rails: GuardRails,
+    subvolumes: subvolumes::Teller,
     held: Option<Held>,
 }
 
@@ -85,6 +87,7 @@ impl PolicyMaps {
         plans: Array<MapData, Plan>,
         names: HashMap<MapData, Key, Entry>,
         rails: GuardRails,
+        subvolumes: subvolumes::Teller,
     ) -> Self {
         Self {
             attachment,
@@ -92,6 +95,7 @@ impl PolicyMaps {
             plans,
             names,
             rails,
+            subvolumes,
             held: None,
         }
     }
@@ -180,12 +184,24 @@ impl PolicyMaps {
     /// # Errors
     /// When the maps cannot be read or written.
     pub fn mend(&mut self) -> Result<Vec<String>, ApplyError> {
+        let mut found = Vec::new();
+        if self.tell_subvolumes()? {
+            found.push("where btrfs keeps its subvolumes' devices was changed".to_owned());
+        }
         let Some(held) = self.held.take() else {
-            return Ok(Vec::new());
+            return Ok(found);
         };
         let result = self.mend_to(&held);
         self.held = Some(held);
-        result
+        found.extend(result?);
+        Ok(found)
+    }
+
+    /// Tells the programs how to tell subvolumes apart, once that is known.
+    fn tell_subvolumes(&mut self) -> Result<bool, ApplyError> {
+        self.subvolumes
+            .tell()
+            .map_err(|source| map_error("write", subvolumes::MAP, source))
     }
 
     fn mend_to(&mut self, held: &Held) -> Result<Vec<String>, ApplyError> {
@@ -250,6 +266,7 @@ impl PolicyMaps {
     /// [`ApplyError`] when the node cannot carry the set out, or the kernel
     /// refuses a map.
     pub fn apply(&mut self, set: &PolicySet) -> Result<(AppliedPolicy, RuleTable), ApplyError> {
+        self.tell_subvolumes()?;
         let slot = self.slot()? ^ 1;
         let compiled = compile(
             set,

@@ -23,8 +23,8 @@ pub struct Loaded {
     pub program: OwnedFd,
     /// What attaches it; `None`: it waits for rules that ask.
     pub link: Option<Link>,
-    /// It is attached while rules about this ask; `None`: always.
-    pub judges: Option<Trigger>,
+    /// It is attached while rules ask about some of this; `None`: always.
+    pub judges: Option<Asked>,
     /// How many instructions the verifier looked at, where the kernel says.
     pub instructions: Option<u32>,
 }
@@ -76,12 +76,9 @@ impl Asked {
         }
     }
 
-    /// Says whether rules about this ask.
-    pub fn about(self, trigger: Trigger) -> bool {
-        match trigger {
-            Trigger::Open => self.opens,
-            Trigger::Exec => self.execs,
-        }
+    /// Says whether anything is asked that the other asks as well.
+    pub fn meets(self, other: Self) -> bool {
+        self.opens && other.opens || self.execs && other.execs
     }
 }
 
@@ -106,7 +103,7 @@ impl Programs {
     /// this.
     pub fn are_armed(&self, asked: Asked) -> bool {
         self.loaded.iter().all(|program| {
-            program.link.is_some() || program.judges.is_some_and(|trigger| !asked.about(trigger))
+            program.link.is_some() || program.judges.is_some_and(|judges| !asked.meets(judges))
         })
     }
 
@@ -118,7 +115,7 @@ impl Programs {
     pub fn arm(&mut self, asked: Asked, place: Option<&Place>) -> Result<bool, PinError> {
         let mut changed = false;
         for program in &mut self.loaded {
-            let judges = program.judges.is_some_and(|trigger| asked.about(trigger));
+            let judges = program.judges.is_some_and(|judges| asked.meets(judges));
             if !judges || program.link.is_some() {
                 continue;
             }
@@ -144,7 +141,7 @@ impl Programs {
     pub fn disarm(&mut self, asked: Asked, place: Option<&Place>) -> Result<bool, PinError> {
         let mut changed = false;
         for program in &mut self.loaded {
-            let idle = program.judges.is_some_and(|trigger| !asked.about(trigger));
+            let idle = program.judges.is_some_and(|judges| !asked.meets(judges));
             if !idle || program.link.is_none() {
                 continue;
             }

@@ -35,6 +35,7 @@ use super::{
     programs::{Asked, Programs},
     rings::RECORDS_PER_CALL_MAX,
     running::{Maps, Running},
+    subvolumes,
 };
 use crate::error::chain;
 
@@ -47,7 +48,7 @@ const TABLES_MAX: usize = 16;
 const LEAVING: Duration = Duration::from_millis(500);
 
 /// The maps that a successor needs.
-const PINNED_MAPS: [&str; 9] = [
+const PINNED_MAPS: [&str; 10] = [
     "COUNTERS",
     "EVENTS",
     "KILLS",
@@ -57,6 +58,7 @@ const PINNED_MAPS: [&str; 9] = [
     "PROTECTED",
     ".data.agent",
     policy_maps::IN_FORCE,
+    subvolumes::MAP,
 ];
 
 /// The programs in the kernel, their rings and their maps.
@@ -181,6 +183,7 @@ impl Sensor {
             map: "PROTECTED",
             source: Box::new(source),
         })?;
+        let subvolumes = subvolumes::Teller::new(maps.take(subvolumes::MAP)?);
         let guard = running.place.as_ref().map(Place::guard).transpose()?;
         let asked = running.asked();
         return_memory();
@@ -191,7 +194,7 @@ impl Sensor {
             leaving: None,
             overlap: None,
             gone: KernelCounters::default(),
-            policy: PolicyMaps::new(attachment, in_force, plans, names, rails),
+            policy: PolicyMaps::new(attachment, in_force, plans, names, rails, subvolumes),
             tables: VecDeque::new(),
             applied: None,
             asked,

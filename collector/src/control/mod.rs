@@ -119,7 +119,7 @@ impl Control {
         match first.map_err(|_| no_hello())?? {
             Some(StreamPoliciesRequest {
                 message: Some(stream_policies_request::Message::Hello(hello)),
-            }) => Ok(hello),
+            }) => Ok(*hello),
             Some(_) | None => Err(no_hello()),
         }
     }

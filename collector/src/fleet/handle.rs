@@ -101,7 +101,7 @@ pub(super) enum Request {
     ControlOpened {
         node: NodeId,
         boot_id: String,
-        info: Option<NodeInfo>,
+        info: Option<Box<NodeInfo>>,
         applied: Applied,
         lease: oneshot::Sender<ControlLease>,
     },
@@ -235,7 +235,7 @@ impl Fleet {
         self.ask(|lease| Request::ControlOpened {
             node,
             boot_id,
-            info,
+            info: info.map(Box::new),
             applied,
             lease,
         })

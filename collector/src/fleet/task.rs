@@ -122,7 +122,7 @@ impl Task {
                 info,
                 applied,
                 lease,
-            } => self.control_opened(node, boot_id, info, applied, lease),
+            } => self.control_opened(node, boot_id, info.map(|info| *info), applied, lease),
             Request::Closed { session, node, id } => self.closed(session, &node, id),
             Request::Status(status) => self.status(status),
             Request::Change {

@@ -57,7 +57,7 @@ impl Agent {
         };
         sender
             .send(StreamPoliciesRequest {
-                message: Some(stream_policies_request::Message::Hello(hello)),
+                message: Some(stream_policies_request::Message::Hello(Box::new(hello))),
             })
             .await
             .unwrap();

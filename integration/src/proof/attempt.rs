@@ -5,6 +5,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+/// What the guest says when it has opened what is to be opened before the
+/// policy.
+pub const OPENED: &str = "opened";
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,7 +75,8 @@ pub struct State {
     pub size: u64,
     /// Its contents as they are, when they are short.
     pub contents: Option<String>,
-    /// It has the extended attribute that attempts set.
+    /// It has the extended attribute that attempts set, or an access control
+    /// list.
     pub attribute: bool,
 }
 

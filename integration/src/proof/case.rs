@@ -361,12 +361,8 @@ impl Case {
     pub const fn change(operation: &'static str, name: &'static str, says: &'static str) -> Self {
         Self {
             operation: Some(operation),
-            ..Self::open(Class::Changes, name, says)
+            ..Self::changing_open(name, says)
         }
-        .only_where_refused(
-            "Changes that open nothing are judged by hooks that can refuse them, and by no \
-             others: a signal would come after the change.",
-        )
     }
 
     /// Something that no rule is about.
@@ -390,11 +386,6 @@ impl Case {
     /// With programs that its rule excepts.
     pub const fn unless(self, exempt: &'static [&'static str]) -> Self {
         Self { exempt, ..self }
-    }
-
-    /// Where only signals are sent, nobody judges it.
-    pub const fn only_where_refused(self, why: &'static str) -> Self {
-        self.except(Where::Signals, Must::Be(Ending::LEFT_ALONE), why)
     }
 
     /// Where only signals are sent, it may happen all the same.

@@ -108,7 +108,11 @@ impl Look<'_> {
             seen: !ours.is_empty(),
             denied: self.attempt.result.as_deref() == Some("EPERM")
                 || ours.iter().any(|event| is_refusal(event)),
-            killed: self.attempt.ended == Some(Ended::Signal(KILL)),
+            killed: match self.attempt.actor {
+                Some(_) => self.attempt.ended == Some(Ended::Signal(KILL)),
+                // Nobody's child: the exit event is all that tells.
+                None => self.has_receipt(),
+            },
             done: self.attempt.leaked
                 || self.attempt.ran
                 || match self.case.class {

@@ -6,16 +6,19 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::attempt::OPENED;
 use super::case::{Action, Setting};
 use super::finding::Run;
 use crate::build::Binaries;
 use crate::layout::Layout;
 use crate::setup::Kernel;
-use crate::vm::{Job, Machine, Outcome, Spec};
+use crate::vm::{Finished, Job, Machine, Outcome, Spec};
 
 const AGENT: &str = "/usr/bin/shrike-agent";
 const GUEST: &str = "/usr/lib/shrike/guest";
 const POLICY: &str = "/root/proof.yaml";
+/// Appears when the policy is in force.
+const IN_FORCE: &str = "/root/proof.in-force";
 
 /// Programs are loaded and verified first, which an emulated processor takes
 /// its time for.
@@ -85,12 +88,22 @@ pub fn insist_on_health(machine: &Machine) -> Result<()> {
 fn make_attempts(machine: &Machine, setting: Setting) -> Result<Run> {
     let before = lines(machine, &["prepare"])?;
     put_policy(machine, setting.action())?;
+    machine.shell(&format!("rm -f {IN_FORCE}"))?;
+    let attempts = machine
+        .command(GUEST)
+        .args(["proof", "attempt", "--after", IN_FORCE])
+        .spawn()?;
+    attempts.wait_for(READY_TIMEOUT, "opens files", |_, stderr| {
+        let stderr = String::from_utf8_lossy(stderr);
+        stderr.lines().any(|line| line == OPENED).then_some(())
+    })?;
     let arguments = ["--attach", setting.attach(), "--opens", "all"];
     let watched = Watched::start(machine, &[&arguments[..], &["--policy", POLICY]].concat())?;
-    let attempts = lines(machine, &["attempt"])?;
+    machine.write(IN_FORCE, 0o644, &[])?;
+    let attempts = said(machine, "attempt", &attempts.wait(ATTEMPT_TIMEOUT)?)?;
     Ok(Run {
         before,
-        attempts,
+        attempts: parse(&attempts)?,
         events: watched.finish()?,
         after: lines(machine, &["inspect"])?,
     })
@@ -168,11 +181,14 @@ fn guest(machine: &Machine, arguments: &[&str]) -> Result<String> {
         .args(arguments.iter().copied())
         .timeout(ATTEMPT_TIMEOUT)
         .run()?;
+    said(machine, &arguments.join(" "), &finished)
+}
+
+fn said(machine: &Machine, part: &str, finished: &Finished) -> Result<String> {
     ensure!(
         finished.outcome == Outcome::SUCCESS,
-        "on {}: proof {} ended with {:?}:\n{}",
+        "on {}: proof {part} ended with {:?}:\n{}",
         machine.name(),
-        arguments.join(" "),
         finished.outcome,
         finished.stderr_text()
     );

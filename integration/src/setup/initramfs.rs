@@ -16,13 +16,15 @@ use super::elf;
 use crate::outside;
 
 /// What the script needs from the kernel beyond what is built in.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 8] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
     "virtio_net",
     "ext4",
     "overlay",
+    "btrfs",
+    "loop",
 ];
 
 const INIT: &str = r#"#!/bin/busybox sh

@@ -11,7 +11,7 @@ use crate::layout::Layout;
 use crate::progress::{self, Step};
 
 /// Raised when the contents of the initramfs change.
-const FORMAT: &str = "2";
+const FORMAT: &str = "4";
 
 /// A kernel that machines boot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]

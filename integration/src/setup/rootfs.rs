@@ -49,10 +49,10 @@ impl Userland {
     /// What is added to a minimal Debian.
     fn packages(self) -> &'static str {
         match self {
-            Self::Plain => "iproute2,netcat-openbsd,procps,python3-minimal",
+            Self::Plain => "btrfs-progs,iproute2,netcat-openbsd,procps,python3-minimal",
             // The libraries at the end are what auditd needs.
             Self::Peers => {
-                "iproute2,netcat-openbsd,procps,python3-minimal,bpftrace,bpfcc-tools,libbpf-tools,\
+                "btrfs-progs,iproute2,netcat-openbsd,procps,python3-minimal,bpftrace,bpfcc-tools,libbpf-tools,\
                  libauparse0,libcap-ng0,libgssapi-krb5-2,libkrb5-3,libwrap0"
             }
         }

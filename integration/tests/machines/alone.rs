@@ -17,6 +17,10 @@ pub const CLAIMS: &[Claim] = &[
         guard_rails,
     ),
     Claim(
+        "what_cannot_be_judged_is_refused_but_to_programs_that_are_never_killed",
+        without_buffers,
+    ),
+    Claim(
         "with_processes_matched_rules_see_what_they_match",
         only_matched,
     ),
@@ -124,6 +128,88 @@ fn guard_rails(fixture: &mut Fixture) -> Result<()> {
             };
             (count("spared-protected") == 1 && count("breaker-open") == 2).then_some(())
         })?;
+        job.signal(TERMINATE)?;
+        job.wait(READY_TIMEOUT)?;
+    }
+    Ok(())
+}
+
+/// Marks every buffer of the programs as taken, as programs do themselves, then
+/// opens a file that no rule is about and that nobody opened before, gives the
+/// buffers back and opens it again; prints both results. Buffers are found by their map's name: bpf(2)
+/// with `BPF_MAP_GET_NEXT_ID`, `BPF_MAP_GET_FD_BY_ID`,
+/// `BPF_OBJ_GET_INFO_BY_FD`, and the two that read and write elements.
+const WITHOUT_BUFFERS: &str = r#"
+    sub bpf { my $command = $_[0];
+        # The kernel answers in place.
+        my $result = syscall(321, $command, $_[1], length $_[1]);
+        die "bpf $command: $!" if $result < 0; $result }
+    open my $possible, '<', '/sys/devices/system/cpu/possible' or die;
+    my $cpus = (<$possible> =~ /(\d+)$/)[0] + 1;
+    my ($id, $map, $value_bytes, $buffers) = (0);
+    until ($map) {
+        my $next = pack 'LLLL', $id, 0, 0, 0;
+        bpf(12, $next);
+        $id = (unpack 'LL', $next)[1];
+        my $fd = bpf(14, pack 'LLL', $id, 0, 0);
+        my $info = "\0" x 80;
+        bpf(15, pack 'LLP', $fd, length $info, $info);
+        next unless unpack('x24 Z16', $info) eq 'SCRATCH';
+        ($map, $value_bytes, $buffers) = ($fd, (unpack 'L6', $info)[3, 4]);
+    }
+    my $one = ($value_bytes + 7) & ~7;
+    sub mark { my $busy = shift;
+        for my $buffer (0 .. $buffers - 1) {
+            my ($key, $value) = (pack('L', $buffer), "\0" x ($one * $cpus));
+            bpf(1, pack 'LLPPQ', $map, 0, $key, $value, 0);
+            substr($value, $_ * $one, 8) = pack 'Q', $busy for 0 .. $cpus - 1;
+            bpf(2, pack 'LLPPQ', $map, 0, $key, $value, 0);
+        } }
+    sub try { open(my $file, '<', $ARGV[0]) ? 'open' : $! + 0 == 1 ? 'refused' : $! }
+    mark(1); my $without = try(); mark(0); my $with = try();
+    print "$without $with";
+"#;
+
+fn without_buffers(fixture: &mut Fixture) -> Result<()> {
+    for kernel in Kernel::ALL {
+        let machine = boot(fixture, "buffers", kernel)?;
+        machine.shell(
+            "mkdir -p /srv/claim && cd /srv/claim && touch key perl sshd && cp /usr/bin/perl /usr/sbin/sshd",
+        )?;
+        machine.write(
+            "/tmp/policy.yaml",
+            0o644,
+            b"apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: buffers}\nspec:\n  mode: \
+              enforce\n  rules:\n    - {name: key, on: open, paths: [/srv/claim/key], action: \
+              deny}\n",
+        )?;
+        let job = machine
+            .command("shrike-agent")
+            .args(["watch", "--attach", "lsm", "--policy", "/tmp/policy.yaml"])
+            .spawn()?;
+        job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
+            let stderr = String::from_utf8_lossy(stderr);
+            stderr
+                .lines()
+                .any(|line| line.trim() == "ready")
+                .then_some(())
+        })?;
+        for (program, file, expect) in [
+            ("/usr/bin/perl", "/srv/claim/perl", "refused open"),
+            ("/usr/sbin/sshd", "/srv/claim/sshd", "open open"),
+        ] {
+            let ran = machine
+                .command(program)
+                .args(["-e", WITHOUT_BUFFERS, file])
+                .run()?;
+            ensure!(
+                ran.outcome == Outcome::SUCCESS && ran.stdout_text() == expect,
+                "{kernel}, {program}: {:?}: {}{}",
+                ran.outcome,
+                ran.stdout_text(),
+                ran.stderr_text()
+            );
+        }
         job.signal(TERMINATE)?;
         job.wait(READY_TIMEOUT)?;
     }

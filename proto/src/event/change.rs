@@ -60,13 +60,15 @@ pub enum Operation {
     Chmod,
     /// chown(2)
     Chown,
-    /// setxattr(2)
+    /// setxattr(2), also of an access control list
     Setxattr,
+    /// removexattr(2), also of an access control list
+    Removexattr,
 }
 
 impl Operation {
     /// Every operation, in the order of their numbers on the wire, from 1.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Truncate,
         Self::Unlink,
         Self::Rmdir,
@@ -78,6 +80,7 @@ impl Operation {
         Self::Chmod,
         Self::Chown,
         Self::Setxattr,
+        Self::Removexattr,
     ];
 
     /// Returns the name in the manual.
@@ -94,6 +97,7 @@ impl Operation {
             Self::Chmod => "chmod",
             Self::Chown => "chown",
             Self::Setxattr => "setxattr",
+            Self::Removexattr => "removexattr",
         }
     }
 }

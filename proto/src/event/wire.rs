@@ -40,7 +40,7 @@ impl From<Event> for wire::Event {
             process: Some(event.process.into()),
             verdict: event.verdict.map(Into::into),
             fact: Some(match event.fact {
-                Fact::Exec(exec) => wire::event::Fact::Exec(exec.into()),
+                Fact::Exec(exec) => wire::event::Fact::Exec(Box::new(exec.into())),
                 Fact::Open(open) => wire::event::Fact::Open(open.into()),
                 Fact::Change(change) => wire::event::Fact::Change(change.into()),
                 Fact::Fork(fork) => wire::event::Fact::Fork(fork.into()),
@@ -68,7 +68,7 @@ impl TryFrom<wire::Event> for Event {
                 .into(),
             verdict: event.verdict.map(TryInto::try_into).transpose()?,
             fact: match event.fact.ok_or(WireError::Missing("event.fact"))? {
-                wire::event::Fact::Exec(exec) => Fact::Exec(exec.into()),
+                wire::event::Fact::Exec(exec) => Fact::Exec((*exec).into()),
                 wire::event::Fact::Open(open) => Fact::Open(open.into()),
                 wire::event::Fact::Change(change) => Fact::Change(change.try_into()?),
                 wire::event::Fact::Fork(fork) => Fact::Fork(fork.into()),

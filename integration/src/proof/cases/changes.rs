@@ -1,6 +1,6 @@
 //! Changing a protected file, its name or its rights.
 
-use crate::proof::case::{Case, Subject};
+use crate::proof::case::{Case, Class, Subject};
 
 /// The cases.
 pub const CASES: &[Case] = &[
@@ -11,9 +11,32 @@ pub const CASES: &[Case] = &[
     Case::changing_open("create", "create a protected name with `O_CREAT`"),
     Case::changing_open("create-below", "create a file in a protected directory")
         .about(Subject::Directory("guarded", "secret")),
+    Case::changing_open("acct", "make the kernel account processes in it (acct)"),
+    Case::changing_open(
+        "core",
+        "dump a process's memory into a protected directory (core_pattern)",
+    )
+    .about(Subject::Directory("guarded", "secret")),
     Case::change("truncate", "truncate", "truncate"),
     Case::change("truncate", "truncate-link", "truncate through a hard link"),
     Case::change("truncate", "compat-truncate", "32-bit truncate"),
+    Case::change(
+        "truncate",
+        "ftruncate-before",
+        "ftruncate of a descriptor that was opened before the policy",
+    ),
+    Case::change(
+        "truncate",
+        "ftruncate-inherited",
+        "ftruncate of a descriptor that an excepted program opened before it executed another one",
+    )
+    .unless(&["opener"]),
+    Case::open(
+        Class::Changes,
+        "ftruncate-passed",
+        "ftruncate of a descriptor received over a socket",
+    )
+    .unless(&["opener"]),
     Case::change("unlink", "unlink", "unlink"),
     Case::change("unlink", "compat-unlink", "32-bit unlink"),
     Case::change("unlink", "unlink-below", "unlink in a protected directory")
@@ -60,4 +83,7 @@ pub const CASES: &[Case] = &[
     ),
     Case::change("chown", "chown", "chown"),
     Case::change("setxattr", "setxattr", "set an extended attribute"),
+    Case::change("removexattr", "removexattr", "remove an extended attribute"),
+    Case::change("setxattr", "set-acl", "set an access control list"),
+    Case::change("removexattr", "remove-acl", "remove an access control list"),
 ];

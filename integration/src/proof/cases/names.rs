@@ -30,12 +30,7 @@ pub const CASES: &[Case] = &[
         "replaced-then-linked",
         "replaced by rename, then a hard link to the replacement, by excepted programs",
     )
-    .unless(&["mv", "ln"])
-    .only_where_refused(
-        "Which file a rename puts under a protected name is learnt by the hooks that judge \
-         renames, which are those that can refuse them. Under its protected name the file is \
-         judged everywhere.",
-    ),
+    .unless(&["mv", "ln"]),
     named(
         "swapped-warm",
         "another file where it was, known from its place before",
@@ -87,9 +82,34 @@ pub const CASES: &[Case] = &[
         "in a mount that is attached nowhere (open_tree)",
     ),
     placed(
+        "detached-below",
+        "in a mount that is attached nowhere, of a directory below a protected one",
+    )
+    .about(Subject::Directory("guarded", "inner/secret")),
+    placed(
         "detached-lazily",
         "in a mount that was detached while in use",
     ),
+    placed(
+        "subvolume",
+        "in a btrfs subvolume, right after the file of its numbers in another one",
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
+    placed(
+        "subvolume-hard-link",
+        "in a btrfs subvolume, a hard link made before the policy",
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
+    placed(
+        "subvolume-directory",
+        "in a btrfs subvolume that is protected, by a bind mount of a directory in it",
+    )
+    .about(Subject::Directory("btrfs/one", "guarded/secret")),
+    placed(
+        "snapshot-origin",
+        "in a btrfs subvolume, right after the file of its numbers in a snapshot",
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
     placed(
         "overlay-merged",
         "on an overlay, the rule on the merged name",
@@ -99,6 +119,11 @@ pub const CASES: &[Case] = &[
         .about(Subject::File("lower/secret")),
     placed("overlay-upper", "on an overlay, the rule on the upper file")
         .about(Subject::File("upper/secret")),
+    placed(
+        "overlay-lower-directory",
+        "on an overlay, the rule on the lower directory",
+    )
+    .about(Subject::Directory("lower", "secret")),
     limit("longest-path", "a path of 4095 bytes, of names of 255").about(Subject::Longest),
     limit("deep", "200 directories below a protected one").about(Subject::Deep(200)),
     limit("deepest", "256 names deep, the most that are resolved").about(Subject::Deep(251)),
@@ -139,6 +164,25 @@ pub const CASES: &[Case] = &[
         "`unless` excepts it.",
     )
     .unless(&["cat"]),
+    Case::bystander("subvolume-other", SUBVOLUME, ITS_OWN)
+        .about(Subject::File("btrfs/one/guarded/secret")),
+    Case::bystander(
+        "subvolume-other-directory",
+        "the same by a bind mount of a directory, the rule on a whole subvolume",
+        ITS_OWN,
+    )
+    .about(Subject::Directory("btrfs/one", "guarded/secret")),
+    Case::bystander(
+        "snapshot",
+        "the file of the same numbers in a btrfs snapshot of the protected one's subvolume",
+        ITS_OWN,
+    )
+    .about(Subject::File("btrfs/one/guarded/secret")),
+    Case::bystander(
+        "opened-before",
+        "reading from a descriptor that was opened before the policy",
+        "Rules are about opening and changing; the kernel asks nobody again who has a file open.",
+    ),
     Case::bystander(
         "overlay-lower-directly",
         "the lower file of an overlay, the rule on the merged name",
@@ -147,6 +191,12 @@ pub const CASES: &[Case] = &[
     )
     .about(Subject::File("merged/secret")),
 ];
+
+const SUBVOLUME: &str = "the file of the same numbers in another btrfs subvolume of the same mount";
+
+/// Why a subvolume is no alias.
+const ITS_OWN: &str = "Every subvolume numbers files of its own, and a snapshot's are copies: the \
+                       device that the kernel shows for it (`stat`) tells them apart.";
 
 const fn named(name: &'static str, says: &'static str) -> Case {
     Case::open(Class::Names, name, says)

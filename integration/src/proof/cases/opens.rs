@@ -38,11 +38,7 @@ pub const CASES: &[Case] = &[
         "passed-descriptor",
         "a descriptor received over a socket and first used",
     )
-    .unless(&["opener"])
-    .only_where_refused(
-        "The file was opened by a program that may; whoever is given the descriptor is judged by \
-         a hook that can withhold it, and by no other.",
-    ),
+    .unless(&["opener"]),
     actor("thread", "a thread that is not the leader"),
     actor("thread-after-leader", "a thread after the leader has gone"),
     actor("forked", "a forked process"),

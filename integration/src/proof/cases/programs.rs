@@ -33,10 +33,6 @@ pub const CASES: &[Case] = &[
     Case::exec(
         "exec-loader",
         "handed to the dynamic loader (`ld.so program`)",
-    )
-    .only_where_refused(
-        "The kernel executes the loader, which maps the program like a library; that is judged \
-         by a hook that can refuse the mapping, and by no other.",
     ),
     Case::exec("exec-compat", "32-bit execve"),
     Case::exec("exec-compat-execveat", "32-bit execveat of a descriptor"),
@@ -52,25 +48,36 @@ pub const CASES: &[Case] = &[
     ),
     Case::exec("exec-user-namespace", "in a user namespace"),
     Case::exec("exec-pid-namespace", "in a PID namespace"),
-    Case::exec("exec-helper", "by the kernel itself (core_pattern)")
-        .except(
-            Where::Signals,
-            Must::Be(Ending {
-                killed: false,
-                done: true,
-                ..BY_SIGNAL
-            }),
-            NO_SIGNAL,
-        )
-        .except(
-            Where::RefusingKills,
-            Must::Be(Ending {
-                denied: true,
-                killed: false,
-                ..BY_SIGNAL
-            }),
-            NO_SIGNAL,
-        ),
+    Case::exec("exec-helper", "by the kernel itself (core_pattern)").except(
+        Where::RefusingKills,
+        Must::Be(Ending {
+            denied: true,
+            killed: false,
+            ..BY_SIGNAL
+        }),
+        "A helper that the kernel starts takes no signal before it runs (bpf_send_signal says \
+         EPERM), and refused it never does.",
+    ),
+    Case::exec(
+        "exec-overlay-merged",
+        "on an overlay, the rule on the merged name",
+    )
+    .about(Subject::File("merged/program")),
+    Case::exec(
+        "exec-overlay-lower",
+        "on an overlay, the rule on the lower file",
+    )
+    .about(Subject::File("lower/program")),
+    Case::exec(
+        "exec-overlay-directory",
+        "on an overlay, the rule on the lower directory",
+    )
+    .about(Subject::Directory("lower", "program")),
+    Case::exec(
+        "exec-memfd-command",
+        "a copy in a memfd, under a forbidden command name",
+    )
+    .about(Subject::Command("forbidden-memfd")),
     left_alone(
         "exec-script-as-data",
         "a script handed to its interpreter (`sh script`)",
@@ -86,13 +93,10 @@ pub const CASES: &[Case] = &[
     left_alone(
         "exec-memfd-copy",
         "a copy in a memfd",
-        "A copy is another file; a memfd has no name in any directory.",
+        "A copy is another file; a memfd has a label (events show `memfd:NAME`) and no name in \
+         any directory that a rule could give. Rules about command names hold for it.",
     ),
 ];
-
-/// Why a helper of the kernel's is not killed.
-const NO_SIGNAL: &str = "A helper that the kernel starts takes no signal before it runs \
-                         (bpf_send_signal says EPERM); only hooks that refuse can stop it.";
 
 const fn left_alone(name: &'static str, says: &'static str, why: &'static str) -> Case {
     let case = Case::bystander(name, says, why).about(Subject::File("program"));

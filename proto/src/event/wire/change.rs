@@ -69,6 +69,7 @@ impl From<Operation> for wire::Operation {
             Operation::Chmod => Self::Chmod,
             Operation::Chown => Self::Chown,
             Operation::Setxattr => Self::Setxattr,
+            Operation::Removexattr => Self::Removexattr,
         }
     }
 }

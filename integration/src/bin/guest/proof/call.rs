@@ -33,6 +33,9 @@ pub enum Call {
     Chmod,
     Chown,
     Setxattr,
+    Removexattr,
+    Ftruncate,
+    Acct,
     OpenTree,
     PivotRoot,
 }
@@ -71,6 +74,9 @@ impl Call {
             Self::Chmod => (90, 15),
             Self::Chown => (92, 182),
             Self::Setxattr => (188, 226),
+            Self::Removexattr => (197, 235),
+            Self::Ftruncate => (77, 93),
+            Self::Acct => (163, 51),
             Self::OpenTree => (428, 428),
             Self::PivotRoot => (155, 217),
         };

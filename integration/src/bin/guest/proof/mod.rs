@@ -21,12 +21,16 @@ mod stage;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use shrike_integration::proof::attempt::Attempt;
+use shrike_integration::proof::attempt::{Attempt, OPENED};
 use shrike_integration::proof::case::{Action, Case, RAN, SECRET};
 use shrike_integration::proof::{cases, policy};
 
@@ -47,6 +51,10 @@ pub enum Proof {
     Attempt {
         /// Only these cases.
         cases: Vec<String>,
+        /// Opens what is to be opened before the policy, says so on standard
+        /// error, and goes on when this file is there.
+        #[arg(long)]
+        after: Option<PathBuf>,
     },
     /// Prints how every case's files are.
     Inspect,
@@ -64,8 +72,23 @@ pub enum Proof {
         /// The socket, a descriptor that was left open.
         #[arg(long)]
         socket: RawFd,
+        /// Opens it for writing.
+        #[arg(long)]
+        write: bool,
         /// The file.
         path: PathBuf,
+    },
+    /// Opens a file for writing, then executes this program to cut it.
+    CutAs {
+        /// The program.
+        program: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Cuts the file of a descriptor that was left open.
+    Cut {
+        /// The descriptor.
+        descriptor: RawFd,
     },
 }
 
@@ -78,10 +101,20 @@ impl Proof {
                 print!("{}", policy::document(action));
                 Ok(())
             }
-            Self::Attempt { cases } => attempt(&cases),
+            Self::Attempt { cases, after } => attempt(&cases, after.as_deref()),
             Self::Inspect => print(scene::inspect()?),
             Self::Fuzz { seed, opens } => fuzz::run(seed, opens),
-            Self::HandOver { socket, path } => hand_over(socket, &path),
+            Self::HandOver {
+                socket,
+                write,
+                path,
+            } => hand_over(socket, File::options().read(!write).write(write).open(path)),
+            Self::CutAs { program, path } => cut_as(&program, &path),
+            Self::Cut { descriptor } => {
+                stage::act()?;
+                stage::told(attempts::ftruncate(descriptor));
+                Ok(())
+            }
         }
     }
 }
@@ -95,27 +128,48 @@ fn print(lines: impl IntoIterator<Item: serde::Serialize>) -> Result<()> {
     Ok(())
 }
 
-fn attempt(only: &[String]) -> Result<()> {
+/// How often it is looked whether the policy is there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+fn attempt(only: &[String], after: Option<&Path>) -> Result<()> {
     for name in only {
         cases::find(name).with_context(|| format!("there is no case {name}"))?;
     }
     // Whoever loses its parent is left to this process.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    for case in cases::all() {
-        if only.is_empty() || only.iter().any(|name| name == case.name) {
-            let attempt = witness(case).with_context(|| format!("cannot witness {}", case.name))?;
-            print([attempt])?;
+    let cases: Vec<_> = cases::all()
+        .filter(|case| only.is_empty() || only.iter().any(|name| name == case.name))
+        .map(|case| {
+            let open = || attempts::open_before(case);
+            Ok((
+                case,
+                open().with_context(|| format!("cannot open {}", case.name))?,
+            ))
+        })
+        .collect::<Result<_>>()?;
+    if let Some(after) = after {
+        eprintln!("{OPENED}");
+        while !after.exists() {
+            thread::sleep(LOOK_INTERVAL);
         }
+    }
+    for (case, opened) in cases {
+        let attempt =
+            witness(case, opened).with_context(|| format!("cannot witness {}", case.name))?;
+        print([attempt])?;
     }
     Ok(())
 }
 
 /// Has one attempt made and takes down what it says until everybody who took
 /// part has gone.
-fn witness(case: &Case) -> Result<Attempt> {
+fn witness(case: &Case, opened: Option<OwnedFd>) -> Result<Attempt> {
     let making = attempts::find(case.name).context("nobody attempts it")?;
     let (words, mouth) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let stage = Stage::of(case);
+    let stage = Stage {
+        opened_before: opened.as_ref().map(AsRawFd::as_raw_fd),
+        ..Stage::of(case)
+    };
     let first = child::fork(|| {
         rustix::stdio::dup2_stdout(&mouth)?;
         // One writing end less: the words end when everybody has gone.
@@ -171,10 +225,9 @@ fn listen(words: impl Into<File>, attempt: &mut Attempt) -> Result<()> {
 }
 
 /// Says on the socket that the file is open, then passes it on.
-fn hand_over(socket: RawFd, path: &std::path::Path) -> Result<()> {
+fn hand_over(socket: RawFd, opened: std::io::Result<File>) -> Result<()> {
     // SAFETY: whoever started this left the descriptor open for it.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    let opened = File::open(path);
     rustix::io::write(socket, if opened.is_ok() { b"o" } else { b"x" })?;
     let file = opened?;
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -188,4 +241,14 @@ fn hand_over(socket: RawFd, path: &std::path::Path) -> Result<()> {
         rustix::net::SendFlags::empty(),
     )?;
     Ok(())
+}
+
+/// Opens a file and leaves it open for another program.
+fn cut_as(program: &str, path: &Path) -> Result<()> {
+    let file = File::options().write(true).open(path)?;
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
+    let failed = Command::new(program)
+        .args(["proof", "cut", &file.as_raw_fd().to_string()])
+        .exec();
+    Err(failed).context("the program does not start")
 }

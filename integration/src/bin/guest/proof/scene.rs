@@ -26,6 +26,9 @@ use super::stage::Stage;
 /// What attempts set on a file.
 pub const ATTRIBUTE: &str = "user.proof";
 
+/// A file's access control list (acl(5)).
+pub const ACCESS_LIST: &str = "system.posix_acl_access";
+
 /// Contents up to this size are told.
 const CONTENTS_MAX: u64 = 256;
 
@@ -194,8 +197,10 @@ fn state(path: &str) -> Result<Option<State>> {
         let mut contents = Vec::new();
         File::from(file.try_clone()?).read_to_end(&mut contents)?;
         state.contents = Some(String::from_utf8_lossy(&contents).into_owned());
-        let mut value = [0_u8; 8];
-        state.attribute = rustix::fs::fgetxattr(file.as_fd(), ATTRIBUTE, &mut value[..]).is_ok();
+        let mut value = [0_u8; 64];
+        state.attribute = [ATTRIBUTE, ACCESS_LIST]
+            .iter()
+            .any(|&name| rustix::fs::fgetxattr(file.as_fd(), name, &mut value[..]).is_ok());
     }
     Ok(Some(state))
 }

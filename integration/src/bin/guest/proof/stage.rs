@@ -25,6 +25,8 @@ pub struct Stage {
     pub target: String,
     /// The same, for calls.
     pub path: CString,
+    /// The same, opened before the policy, where the attempt needs it.
+    pub opened_before: Option<RawFd>,
 }
 
 impl Stage {
@@ -34,6 +36,7 @@ impl Stage {
             folder: case.folder(),
             target: case.target(),
             path: text(case.target()),
+            opened_before: None,
         }
     }
 
@@ -58,6 +61,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Returns the descriptor from before the policy.
+    pub fn descriptor(&self) -> Result<RawFd> {
+        self.opened_before.context("nobody opened it before")
+    }
+
     /// The act of an attempt that would change something.
     pub fn change(&self, change: impl FnOnce() -> Result<i32, Errno>) -> Result<()> {
         self.act()?;
@@ -71,22 +79,27 @@ impl Stage {
     }
 
     /// Says that this process, and no other, is the one that acts.
-    ///
-    /// Its number is asked of /proc, which counts as the machine's first
-    /// processes do, whatever namespace the process is in.
     pub fn act(&self) -> Result<()> {
-        // Who left /proc behind has said so before.
-        if let Ok(link) = std::fs::read_link("/proc/self") {
-            let pid = link.to_str().context("/proc/self is a number")?;
-            tell("actor", pid);
-        }
-        Ok(())
+        act()
     }
 
     /// Says under which path the events must have it.
     pub fn named(&self, path: &str) {
         tell("named", path);
     }
+}
+
+/// Says that this process, and no other, is the one that acts.
+///
+/// Its number is asked of /proc, which counts as the machine's first processes
+/// do, whatever namespace the process is in.
+pub fn act() -> Result<()> {
+    // Who left /proc behind has said so before.
+    if let Ok(link) = std::fs::read_link("/proc/self") {
+        let pid = link.to_str().context("/proc/self is a number")?;
+        tell("actor", pid);
+    }
+    Ok(())
 }
 
 /// Executes something that says [`RAN`] when it is let.

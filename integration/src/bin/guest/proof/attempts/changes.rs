@@ -2,15 +2,20 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Result;
 use rustix::io::Errno;
 use shrike_integration::proof::case::SECRET;
 
 use super::super::call::{Call, Entry, Word, text};
+use super::super::child;
 use super::super::ring::{Ring, Submission, Taker};
-use super::super::stage::Stage;
-use super::{Attempt, native, path_descriptor, plain, prepared};
+use super::super::scene::{ACCESS_LIST, ATTRIBUTE};
+use super::super::stage::{Stage, exempt, tell, told};
+use super::entries::{Wants, receive};
+use super::programs::dump_core;
+use super::{Attempt, native, opened_before, path_descriptor, plain, prepared};
 
 /// The attempts.
 pub const ATTEMPTS: &[Attempt] = &[
@@ -27,6 +32,18 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     prepared("create-below", remove, |stage| {
         open(stage, libc::O_WRONLY | libc::O_CREAT)
+    }),
+    plain("acct", |stage| {
+        let child = child::fork(|| stage.change(|| acct(Some(&stage.path))))?;
+        child::witness(child)?;
+        // Whatever became of it: nobody is accounted from here on.
+        acct(None)?;
+        Ok(())
+    }),
+    prepared("core", remove, |stage| {
+        let ended = dump_core(&stage.target, || stage.act())?;
+        tell("ended", &serde_json::to_string(&ended)?);
+        Ok(())
     }),
     plain("truncate", |stage| {
         truncate(stage, Entry::Native, &stage.path)
@@ -46,6 +63,34 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     plain("compat-truncate", |stage| {
         truncate(stage, Entry::Compat, &stage.path)
+    }),
+    opened_before("ftruncate-before", libc::O_WRONLY, |stage| {
+        let descriptor = stage.descriptor()?;
+        stage.change(|| ftruncate(descriptor))
+    }),
+    plain("ftruncate-inherited", |stage| {
+        // The opener becomes this program again, which no rule excepts.
+        let own = text(
+            std::fs::read_link("/proc/self/exe")?
+                .into_os_string()
+                .into_vec(),
+        );
+        let argv = ["opener", "proof", "cut-as"].map(text);
+        let argv = [&argv[..], &[own, stage.path.clone()]].concat();
+        native(
+            Call::Execve,
+            &[
+                (&text(exempt("opener"))).into(),
+                Word::Strings(&argv),
+                Word::Strings(&[]),
+            ],
+        )
+        .map(drop)
+    }),
+    plain("ftruncate-passed", |stage| {
+        receive(stage, Wants::Writing, |descriptor| {
+            told(ftruncate(descriptor));
+        })
     }),
     plain("unlink", |stage| unlink(stage, Entry::Native)),
     plain("compat-unlink", |stage| unlink(stage, Entry::Compat)),
@@ -135,21 +180,75 @@ pub const ATTEMPTS: &[Attempt] = &[
         })
     }),
     plain("setxattr", |stage| {
-        let name = text(super::super::scene::ATTRIBUTE);
-        stage.change(|| {
-            Entry::Native.call(
-                Call::Setxattr,
-                &[
-                    (&stage.path).into(),
-                    (&name).into(),
-                    Word::Bytes(b"1"),
-                    1.into(),
-                    0.into(),
-                ],
-            )
-        })
+        stage.change(|| setxattr(stage, ATTRIBUTE, b"1"))
     }),
+    prepared(
+        "removexattr",
+        |stage| Ok(setxattr(stage, ATTRIBUTE, b"1").map(drop)?),
+        |stage| stage.change(|| removexattr(stage, ATTRIBUTE)),
+    ),
+    plain("set-acl", |stage| {
+        stage.change(|| setxattr(stage, ACCESS_LIST, &access_list()))
+    }),
+    prepared(
+        "remove-acl",
+        |stage| Ok(setxattr(stage, ACCESS_LIST, &access_list()).map(drop)?),
+        |stage| stage.change(|| removexattr(stage, ACCESS_LIST)),
+    ),
 ];
+
+fn setxattr(stage: &Stage, name: &str, value: &[u8]) -> Result<i32, Errno> {
+    Entry::Native.call(
+        Call::Setxattr,
+        &[
+            (&stage.path).into(),
+            (&text(name)).into(),
+            Word::Bytes(value),
+            Word::Number(value.len() as i64),
+            0.into(),
+        ],
+    )
+}
+
+fn removexattr(stage: &Stage, name: &str) -> Result<i32, Errno> {
+    Entry::Native.call(
+        Call::Removexattr,
+        &[(&stage.path).into(), (&text(name)).into()],
+    )
+}
+
+/// A list that gives one user every right
+/// (include/uapi/linux/posix_acl_xattr.h): version, then tag, rights and user
+/// of each entry.
+fn access_list() -> Vec<u8> {
+    const VERSION: u32 = 2;
+    const NOBODY: u32 = u32::MAX;
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, 6, NOBODY),
+        (0x02, 7, 1000),
+        (0x04, 4, NOBODY),
+        (0x10, 7, NOBODY),
+        (0x20, 4, NOBODY),
+    ];
+    let mut list = VERSION.to_le_bytes().to_vec();
+    for (tag, rights, user) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(rights.to_le_bytes());
+        list.extend(user.to_le_bytes());
+    }
+    list
+}
+
+/// Turns process accounting on, or off.
+fn acct(file: Option<&CString>) -> Result<i32, Errno> {
+    let file = file.map_or(Word::Number(0), Word::from);
+    Entry::Native.call(Call::Acct, &[file])
+}
+
+/// Cuts the file of a descriptor.
+pub fn ftruncate(descriptor: i32) -> Result<i32, Errno> {
+    Entry::Native.call(Call::Ftruncate, &[descriptor.into(), 0.into()])
+}
 
 fn remove(stage: &Stage) -> Result<()> {
     Ok(fs::remove_file(&stage.target)?)

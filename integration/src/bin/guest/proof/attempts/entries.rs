@@ -86,7 +86,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     plain("uring-sqpoll-chain", |stage| {
         chain(stage, Taker::KernelThread)
     }),
-    plain("passed-descriptor", receive),
+    plain("passed-descriptor", |stage| {
+        receive(stage, Wants::Reading, |descriptor| {
+            told(Ok(0));
+            leak(descriptor);
+        })
+    }),
 ];
 
 fn open(stage: &Stage, entry: Entry) -> Result<()> {
@@ -170,8 +175,15 @@ fn chain(stage: &Stage, taker: Taker) -> Result<()> {
     Ok(())
 }
 
-/// Takes a descriptor from a program that may open the file.
-fn receive(stage: &Stage) -> Result<()> {
+/// What a descriptor is opened for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wants {
+    Reading,
+    Writing,
+}
+
+/// Takes a descriptor from a program that may open the file, and uses it.
+pub fn receive(stage: &Stage, wants: Wants, first_use: impl FnOnce(i32)) -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     let path = stage.path.clone();
     // Not waited for here: it waits for the attempt to take the descriptor.
@@ -179,7 +191,11 @@ fn receive(stage: &Stage) -> Result<()> {
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
         let argv = ["opener", "proof", "hand-over", "--socket"].map(text);
         let socket = text(theirs.as_raw_fd().to_string());
-        let argv = [&argv[..], &[socket, path]].concat();
+        let write: &[_] = match wants {
+            Wants::Reading => &[],
+            Wants::Writing => &[text("--write")],
+        };
+        let argv = [&argv[..], &[socket, path], write].concat();
         let failed = Entry::Native.call(
             Call::Execve,
             &[
@@ -197,10 +213,7 @@ fn receive(stage: &Stage) -> Result<()> {
     stage.act()?;
     let received = take_descriptor(&ours);
     match received {
-        Ok(Some(descriptor)) => {
-            told(Ok(0));
-            leak(descriptor.as_raw_fd());
-        }
+        Ok(Some(descriptor)) => first_use(descriptor.as_raw_fd()),
         // A refused descriptor is left out of the message (scm_detach_fds).
         Ok(None) => told(Err(Errno::PERM)),
         Err(error) => told(Err(error)),

@@ -7,13 +7,16 @@ mod names;
 mod places;
 mod processes;
 mod programs;
+mod subvolumes;
 
 use std::ffi::CString;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
+pub use changes::ftruncate;
 pub use places::own_mounts;
 use shrike_integration::proof::attempt::Ended;
+use shrike_integration::proof::case::Case;
 
 use super::call::{Call, Entry, Word, text};
 use super::child;
@@ -25,6 +28,9 @@ pub struct Attempt {
     pub name: &'static str,
     /// Done with the target in place, unless it says otherwise.
     pub prepare: fn(&Stage) -> Result<()>,
+    /// open(2) flags of a descriptor that the attempt has of its target from
+    /// before the policy.
+    pub opened_before: Option<i32>,
     /// Done in a process of its own.
     pub attempt: fn(&Stage) -> Result<()>,
 }
@@ -34,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Attempt> {
     [
         names::ATTEMPTS,
         places::ATTEMPTS,
+        subvolumes::ATTEMPTS,
         limits::ATTEMPTS,
         entries::ATTEMPTS,
         processes::ATTEMPTS,
@@ -47,6 +54,17 @@ pub fn all() -> impl Iterator<Item = &'static Attempt> {
 /// The attempt of that name.
 pub fn find(name: &str) -> Option<&'static Attempt> {
     all().find(|attempt| attempt.name == name)
+}
+
+/// Opens what a case's attempt has from before the policy.
+pub fn open_before(case: &Case) -> Result<Option<OwnedFd>> {
+    let Some(flags) = find(case.name).and_then(|attempt| attempt.opened_before) else {
+        return Ok(None);
+    };
+    let flags = flags | libc::O_CLOEXEC;
+    let opened = native(Call::Open, &[(&text(case.target())).into(), flags.into()])?;
+    // SAFETY: it was opened a moment ago and nobody else has it.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(opened) }))
 }
 
 /// An attempt that needs nothing but its target.
@@ -63,7 +81,20 @@ const fn prepared(
     Attempt {
         name,
         prepare,
+        opened_before: None,
         attempt,
+    }
+}
+
+/// An attempt with a descriptor of its target from before the policy.
+const fn opened_before(
+    name: &'static str,
+    flags: i32,
+    attempt: fn(&Stage) -> Result<()>,
+) -> Attempt {
+    Attempt {
+        opened_before: Some(flags),
+        ..plain(name, attempt)
     }
 }
 

@@ -8,7 +8,9 @@ use shrike_integration::proof::case::SECRET;
 
 use super::super::call::{Call, Entry, text};
 use super::super::stage::{Stage, exempt, tell};
-use super::{Attempt, make_known, native, path_descriptor, plain, prepared, run_exempt};
+use super::{
+    Attempt, make_known, native, opened_before, path_descriptor, plain, prepared, run_exempt,
+};
 
 /// ext4 takes the first free inode of a directory's group that was not given
 /// back a moment ago.
@@ -122,6 +124,10 @@ pub const ATTEMPTS: &[Attempt] = &[
         },
         |stage| stage.open(&stage.below("guarded-not/secret")),
     ),
+    opened_before("opened-before", libc::O_RDONLY, |stage| {
+        let descriptor = stage.descriptor()?;
+        stage.read_from(|| Ok(descriptor))
+    }),
     plain("reused-inode", reuse_inode),
     plain("excepted-program", |stage| {
         stage.change(|| {

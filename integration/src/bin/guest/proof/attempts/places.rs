@@ -108,6 +108,17 @@ pub const ATTEMPTS: &[Attempt] = &[
         )?;
         open_nameless(stage, tree)
     }),
+    plain("detached-below", |stage| {
+        let tree = native(
+            Call::OpenTree,
+            &[
+                libc::AT_FDCWD.into(),
+                (&stage.below("guarded/inner")).into(),
+                OPEN_TREE_CLONE.into(),
+            ],
+        )?;
+        open_nameless(stage, tree)
+    }),
     prepared("detached-lazily", make_mount, |stage| {
         own_mounts()?;
         let there = format!("{}/mount", stage.folder);
@@ -171,8 +182,9 @@ pub const ATTEMPTS: &[Attempt] = &[
     prepared("overlay-merged", make_overlay, |stage| {
         stage.open(&stage.path)
     }),
-    prepared("overlay-lower", make_overlay, |stage| open_merged(stage)),
-    prepared("overlay-upper", make_overlay, |stage| open_merged(stage)),
+    prepared("overlay-lower", make_overlay, open_merged),
+    prepared("overlay-upper", make_overlay, open_merged),
+    prepared("overlay-lower-directory", make_overlay, open_merged),
     prepared("overlay-lower-directly", make_overlay, |stage| {
         stage.open(&stage.below("lower/secret"))
     }),
@@ -239,14 +251,15 @@ fn make_mount(stage: &Stage) -> Result<()> {
 
 /// Lays an overlay over `lower` and `upper`. The target was put where the
 /// rule has it; a merged one comes from below.
-fn make_overlay(stage: &Stage) -> Result<()> {
+pub fn make_overlay(stage: &Stage) -> Result<()> {
     for name in ["lower", "upper", "work", "merged"] {
         make_directory(stage, name)?;
     }
     let merged = format!("{}/merged", stage.folder);
     if stage.target.starts_with(&merged) {
+        let name = stage.target.rsplit('/').next().unwrap_or_default();
+        fs::copy(&stage.target, format!("{}/lower/{name}", stage.folder))?;
         fs::remove_file(&stage.target)?;
-        fs::write(format!("{}/lower/secret", stage.folder), SECRET)?;
     }
     let options = format!(
         "lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work",

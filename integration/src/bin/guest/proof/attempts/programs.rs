@@ -9,12 +9,13 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mount::{mount_bind, mount_bind_recursive};
 use rustix::process::{chdir, chroot};
+use shrike_integration::proof::attempt::Ended;
 use shrike_integration::proof::case::RAN;
 
 use super::super::call::{Call, Entry, Word, text};
 use super::super::child;
 use super::super::stage::{Stage, execute, tell};
-use super::places::own_mounts;
+use super::places::{make_overlay, own_mounts};
 use super::processes::{after_leader, daemon, in_pid_namespace, in_thread, unshare, vforked};
 use super::{Attempt, path_descriptor, plain, prepared, run_exempt};
 
@@ -122,6 +123,21 @@ pub const ATTEMPTS: &[Attempt] = &[
         },
         by_kernel,
     ),
+    prepared("exec-overlay-merged", make_overlay, run),
+    prepared("exec-overlay-lower", make_overlay, run_merged),
+    prepared("exec-overlay-directory", make_overlay, run_merged),
+    plain("exec-memfd-command", |stage| {
+        let memory = in_memory(&stage.target)?;
+        // The command name is that of the link.
+        fs::remove_file(&stage.target)?;
+        symlink(
+            format!("/proc/self/fd/{}", memory.as_raw_fd()),
+            &stage.target,
+        )?;
+        tell("another-file", "");
+        stage.named("memfd:program");
+        run(stage)
+    }),
     prepared(
         "exec-script-as-data",
         |stage| put_script(stage, "script", "#!/bin/sh\necho ran\n"),
@@ -144,15 +160,25 @@ pub const ATTEMPTS: &[Attempt] = &[
         |stage| stage.execute(&stage.below("copy")),
     ),
     plain("exec-memfd-copy", |stage| {
-        let memory = memfd_create("program", MemfdFlags::empty())?;
-        let mut memory = fs::File::from(memory);
-        memory.write_all(&fs::read(&stage.target)?)?;
+        let memory = in_memory(&stage.target)?;
         stage.change(|| execveat(Entry::Native, memory.as_raw_fd(), "", libc::AT_EMPTY_PATH))
     }),
 ];
 
 fn run(stage: &Stage) -> Result<()> {
     stage.execute(&stage.path)
+}
+
+fn run_merged(stage: &Stage) -> Result<()> {
+    tell("another-file", "");
+    run_alias(stage, "merged/program")
+}
+
+/// Copies a program to where no directory is.
+fn in_memory(program: &str) -> Result<fs::File> {
+    let mut memory = fs::File::from(memfd_create("program", MemfdFlags::empty())?);
+    memory.write_all(&fs::read(program)?)?;
+    Ok(memory)
 }
 
 fn run_alias(stage: &Stage, name: &str) -> Result<()> {
@@ -193,10 +219,21 @@ const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 /// Has the kernel execute the program, as the reader of a core dump, and
 /// says what became of it: it is nobody's child.
 fn by_kernel(stage: &Stage) -> Result<()> {
-    let before = fs::read_to_string(CORE_PATTERN)?;
     let mark = format!("{}/mark", stage.folder);
-    fs::write(CORE_PATTERN, format!("|{} {mark}", stage.target))?;
+    dump_core(&format!("|{} {mark}", stage.target), || Ok(()))?;
+    if fs::exists(&mark)? {
+        tell(RAN, "");
+    }
+    Ok(())
+}
+
+/// Has the kernel dump a process's memory to where the pattern (core(5))
+/// says; the process does something before.
+pub fn dump_core(pattern: &str, before_it: impl FnOnce() -> Result<()>) -> Result<Ended> {
+    let before = fs::read_to_string(CORE_PATTERN)?;
+    fs::write(CORE_PATTERN, pattern)?;
     let crashing = child::fork(|| {
+        before_it()?;
         let limit = libc::rlimit {
             rlim_cur: libc::RLIM_INFINITY,
             rlim_max: libc::RLIM_INFINITY,
@@ -209,10 +246,7 @@ fn by_kernel(stage: &Stage) -> Result<()> {
     })?;
     // A dump waits for its reader: once the process has ended, the reader has
     // been started and has ended, or was refused.
-    child::wait(crashing)?;
+    let ended = child::wait(crashing)?;
     fs::write(CORE_PATTERN, before.trim_end()).context("cannot restore the core pattern")?;
-    if fs::exists(&mark)? {
-        tell(RAN, "");
-    }
-    Ok(())
+    Ok(ended)
 }
