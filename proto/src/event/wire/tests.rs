@@ -286,9 +286,9 @@ fn change_of_an_unknown_kind_is_refused() {
         assert_eq!(Change::try_from(change).err(), expect);
     };
     let unknown = |field, value| Some(WireError::UnknownValue { field, value });
-    check(11, 2, None);
+    check(12, 2, None);
     check(0, 1, unknown("change.operation", 0));
-    check(12, 1, unknown("change.operation", 12));
+    check(13, 1, unknown("change.operation", 13));
     check(1, 0, unknown("change.name", 0));
     check(1, 3, unknown("change.name", 3));
     let nameless = wire::Change {
