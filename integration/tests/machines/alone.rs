@@ -245,7 +245,7 @@ fn only_matched(fixture: &mut Fixture) -> Result<()> {
             })?;
             insist(&machine, &["cat", "/etc/debian_version"], Outcome::SUCCESS)?;
             let killed = Outcome::Signal(9);
-            insist(&machine, &["sh", "-c", "exec nc -h"], killed.clone())?;
+            insist(&machine, &["sh", "-c", "exec nc -h"], killed)?;
             insist(&machine, &["sh", "-c", "exec cat /srv/claim/key"], killed)?;
             job.wait_for(READY_TIMEOUT, "prints both receipts", |stdout, _| {
                 let stdout = String::from_utf8_lossy(stdout);
