@@ -56,7 +56,7 @@ pub struct Counters {
     pub seen: u64,
     /// Records that the ring took.
     pub submitted: u64,
-    /// Left out on purpose: the agent's own.
+    /// Left out on purpose: the agent's own, and what rules ignore.
     pub filtered: u64,
     /// Repeats of an event that went out before. Not part of `seen`.
     pub repeated: u64,

@@ -148,8 +148,10 @@ impl Evaluation {
             (rule, Action::Deny)
         } else if let Some(rule) = matched.and(&plan.alert).first() {
             (rule, Action::Alert)
+        } else if let Some(rule) = matched.without(&plan.ignore).first() {
+            (rule, Action::Record)
         } else {
-            (matched.first()?, Action::Record)
+            (matched.first()?, Action::Ignore)
         };
         let word = plan.observe.0[(rule / 64) as usize & (plan.observe.0.len() - 1)];
         Some(Decision {
@@ -164,14 +166,16 @@ impl Evaluation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Action {
+    /// Leave the event out.
+    Ignore = 1,
     /// Mark the event.
-    Record = 1,
+    Record = 2,
     /// Mark it for a person.
-    Alert = 2,
+    Alert = 3,
     /// Refuse the operation.
-    Deny = 3,
+    Deny = 4,
     /// Refuse the operation where that can be done, and end the process.
-    Kill = 4,
+    Kill = 5,
 }
 
 /// The winning rule.

@@ -58,6 +58,19 @@ impl RuleSet {
         None
     }
 
+    /// Returns the rules that are not in another set.
+    #[inline(always)]
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut rest = *self;
+        let mut index = 0;
+        while index < RULE_WORDS {
+            rest.0[index] &= !other.0[index];
+            index += 1;
+        }
+        rest
+    }
+
     /// Adds every rule of another set.
     #[inline(always)]
     pub fn add(&mut self, other: &Self) {
@@ -241,6 +254,8 @@ pub struct Plan {
     pub deny: RuleSet,
     /// Rules that ask for an alert.
     pub alert: RuleSet,
+    /// Rules that leave events out.
+    pub ignore: RuleSet,
     /// Rules in observe mode.
     pub observe: RuleSet,
     /// Rules that refuse a path that cannot be resolved.
@@ -273,7 +288,7 @@ impl Plan {
     }
 }
 
-const _: () = assert!(size_of::<Plan>() == 32 + 17 * size_of::<RuleSet>() + IDENTITY_BITS / 8 + 32);
+const _: () = assert!(size_of::<Plan>() == 32 + 18 * size_of::<RuleSet>() + IDENTITY_BITS / 8 + 32);
 
 /// Rules that name one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

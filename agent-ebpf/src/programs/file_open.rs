@@ -188,6 +188,10 @@ fn decide(
         return Ok(());
     }
     let judged = Judged::of(state);
+    if judged.is_ignored() {
+        count(Hook::OtherOpen, Count::Filtered);
+        return Ok(());
+    }
     let slot = scratch::KPROBE;
     emit::begin_record(scratch, kind_and_call(Kind::Open as u32, 0), 0);
     emit::set_verdict(scratch, &judged);
@@ -300,6 +304,11 @@ fn try_leave(ctx: &FExitContext) -> Result<(), Unreadable> {
         return Ok(());
     }
     open.state = OVER;
+    if open.judged.is_ignored() {
+        count(Hook::FileOpen, Count::Seen);
+        count(Hook::FileOpen, Count::Filtered);
+        return Ok(());
+    }
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     if setting!(RECORD_OPENS) == OPENS_FIRST && open.judged.rule == u32::from(RULE_NONE) {

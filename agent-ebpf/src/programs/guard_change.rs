@@ -140,7 +140,8 @@ fn decide(change: &Asked, power: Power) -> bool {
     } else {
         refused = carry_out(state, task as u64, tgid, power);
         let judged = Judged::of(state);
-        if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
+        let told = !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32;
+        if told && !judged.is_ignored() {
             record_change::changed(slot, scratch, change, &judged, refused);
         }
     }

@@ -151,6 +151,11 @@ fn judge_open(
         verdicts::leave(task as u64, &judged);
         return Ok(false);
     }
+    if judged.is_ignored() {
+        count(Hook::OtherOpen, Count::Seen);
+        count(Hook::OtherOpen, Count::Filtered);
+        return Ok(false);
+    }
     record_open::judged(slot, scratch, call, file, task, &judged, refused);
     if refused && matches!(call, Call::None) {
         verdicts::leave(task as u64, &Judged::REPORTED);

@@ -12,7 +12,8 @@ use aya_ebpf::{
 };
 use shrike_agent_ebpf::{
     counter::Hook,
-    record::{Call, FLAG_COMPAT, FLAG_HAS_DIRECTORY, RULE_NONE},
+    matching::Action,
+    record::{Call, FLAG_COMPAT, FLAG_HAS_DIRECTORY, Outcome, RULE_NONE},
 };
 
 use crate::{
@@ -88,6 +89,12 @@ impl Judged {
             flags: scratch.flags as u32,
             judged: 1,
         }
+    }
+
+    /// Says whether a rule wants no event of this.
+    #[inline(always)]
+    pub fn is_ignored(&self) -> bool {
+        self.action == Action::Ignore as u32 && self.outcome != Outcome::Observed as u32
     }
 
     /// Forgets what an earlier operation was told.

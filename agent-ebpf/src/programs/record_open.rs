@@ -151,6 +151,11 @@ fn report(ctx: &FExitContext, open_flags: u32, by_path: bool, source: impl Fn() 
         return;
     }
     let judged = said == 1;
+    if judged && waiting.as_ref().is_some_and(Judged::is_ignored) {
+        count(Hook::FileOpen, Count::Seen);
+        count(Hook::FileOpen, Count::Filtered);
+        return;
+    }
     if is_agent(tgid) && !judged {
         count(Hook::FileOpen, Count::Seen);
         count(Hook::FileOpen, Count::Filtered);

@@ -422,6 +422,7 @@ fn verdict(
         return Ok(None);
     }
     let action = match action {
+        asked if asked == Asked::Ignore as u8 => Action::Ignore,
         asked if asked == Asked::Record as u8 => Action::Record,
         asked if asked == Asked::Alert as u8 => Action::Alert,
         asked if asked == Asked::Deny as u8 => Action::Deny,

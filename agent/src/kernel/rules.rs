@@ -212,6 +212,7 @@ impl Compiler<'_> {
             Action::Kill => self.plan.kill.insert(number),
             Action::Deny => self.plan.deny.insert(number),
             Action::Alert => self.plan.alert.insert(number),
+            Action::Ignore => self.plan.ignore.insert(number),
             Action::Record => {}
         }
         match rule.on_unknown {
@@ -342,7 +343,9 @@ fn shortcuts(rule: &Rule, mode: Mode) -> u64 {
         (Mode::Observe, _, _) => false,
         (Mode::Enforce, Action::Deny | Action::Kill, _) => true,
         (Mode::Enforce, _, OnUnknown::Deny | OnUnknown::Kill) => true,
-        (Mode::Enforce, Action::Record | Action::Alert, OnUnknown::Record) => false,
+        (Mode::Enforce, Action::Ignore | Action::Record | Action::Alert, OnUnknown::Record) => {
+            false
+        }
     };
     match rule.trigger {
         Trigger::Open => {

@@ -154,6 +154,7 @@ pub fn action_bit(action: Action) -> u32 {
         Action::Alert => 1 << 1,
         Action::Deny => 1 << 2,
         Action::Kill => 1 << 3,
+        Action::Ignore => 1 << 4,
     }
 }
 

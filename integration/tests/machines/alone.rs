@@ -24,6 +24,10 @@ pub const CLAIMS: &[Claim] = &[
         "with_processes_matched_rules_see_what_they_match",
         only_matched,
     ),
+    Claim(
+        "what_a_rule_ignores_is_no_event_unless_another_rule_asks",
+        ignored,
+    ),
     Claim("doctor_finds_both_kernels_well_in_every_attachment", doctor),
     Claim("a_kernel_without_btf_is_refused_in_one_line", without_btf),
 ];
@@ -296,6 +300,50 @@ fn check_only_matched(printed: &str) -> Result<()> {
             ancestors.is_some_and(|ancestors| !ancestors.is_empty()),
             "no ancestors"
         );
+    }
+    Ok(())
+}
+
+fn ignored(fixture: &mut Fixture) -> Result<()> {
+    for kernel in Kernel::ALL {
+        let machine = boot(fixture, "ignored", kernel)?;
+        machine.shell("mkdir -p /srv/noise && cd /srv/noise && touch one key ../other")?;
+        machine.write(
+            "/tmp/policy.yaml",
+            0o644,
+            b"apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: noise}\nspec:\n  mode: \
+              enforce\n  rules:\n    - {name: noise, on: open, paths: [/srv/noise/], action: \
+              ignore}\n    - {name: key, on: open, paths: [/srv/noise/key], action: kill}\n",
+        )?;
+        for attachment in ["lsm", "fentry", "kprobe"] {
+            let job = machine
+                .command("shrike-agent")
+                .args(["watch", "--policy", "/tmp/policy.yaml", "-o", "json"])
+                .args(["--opens", "all", "--attach", attachment])
+                .spawn()?;
+            job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
+                let stderr = String::from_utf8_lossy(stderr);
+                stderr
+                    .lines()
+                    .any(|line| line.trim() == "ready")
+                    .then_some(())
+            })?;
+            insist(&machine, &["cat", "/srv/noise/one"], Outcome::SUCCESS)?;
+            insist(&machine, &["cat", "/srv/noise/key"], Outcome::Signal(9))?;
+            insist(&machine, &["cat", "/srv/other"], Outcome::SUCCESS)?;
+            job.wait_for(READY_TIMEOUT, "prints the last open", |stdout, _| {
+                let stdout = String::from_utf8_lossy(stdout);
+                stdout.contains("\"path\":\"/srv/other\"").then_some(())
+            })?;
+            job.signal(TERMINATE)?;
+            let finished = job.wait(READY_TIMEOUT)?;
+            let printed = finished.stdout_text();
+            ensure!(
+                printed.contains("\"path\":\"/srv/noise/key\"")
+                    && !printed.contains("\"path\":\"/srv/noise/one\""),
+                "{kernel}, {attachment}: {printed}"
+            );
+        }
     }
     Ok(())
 }

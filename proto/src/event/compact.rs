@@ -417,7 +417,7 @@ fn action_style(action: Action) -> Style {
             .fg_color(Some(AnsiColor::White.into()))
             .bg_color(Some(AnsiColor::Red.into())),
         Action::Alert => warning_style(),
-        Action::Record => Style::new().fg_color(Some(AnsiColor::Green.into())),
+        Action::Ignore | Action::Record => Style::new().fg_color(Some(AnsiColor::Green.into())),
     }
 }
 

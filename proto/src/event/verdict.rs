@@ -5,6 +5,8 @@ use crate::id::{Generation, PolicyName, RuleName, SequenceNumber};
 /// What a rule asks for. Ordered: the strongest of all matching rules wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
+    /// Leave the event out.
+    Ignore,
     /// Mark the event.
     Record,
     /// Mark the event as one that a person should see.
@@ -17,11 +19,18 @@ pub enum Action {
 
 impl Action {
     /// Every action, weakest first.
-    pub const ALL: [Self; 4] = [Self::Record, Self::Alert, Self::Deny, Self::Kill];
+    pub const ALL: [Self; 5] = [
+        Self::Ignore,
+        Self::Record,
+        Self::Alert,
+        Self::Deny,
+        Self::Kill,
+    ];
 
     /// Returns the word that policies use.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Ignore => "ignore",
             Self::Record => "record",
             Self::Alert => "alert",
             Self::Deny => "deny",

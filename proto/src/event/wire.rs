@@ -228,6 +228,7 @@ impl TryFrom<wire::Verdict> for Verdict {
 impl From<Action> for wire::Action {
     fn from(action: Action) -> Self {
         match action {
+            Action::Ignore => Self::Ignore,
             Action::Record => Self::Record,
             Action::Alert => Self::Alert,
             Action::Deny => Self::Deny,
@@ -243,6 +244,7 @@ impl Action {
     /// [`WireError::UnknownValue`], with `field`, for a number that is none.
     pub fn from_wire(value: i32, field: &'static str) -> Result<Self, WireError> {
         match wire::Action::try_from(value) {
+            Ok(wire::Action::Ignore) => Ok(Self::Ignore),
             Ok(wire::Action::Record) => Ok(Self::Record),
             Ok(wire::Action::Alert) => Ok(Self::Alert),
             Ok(wire::Action::Deny) => Ok(Self::Deny),

@@ -13,7 +13,7 @@
 //!       paths: [/etc/shadow, /etc/ssl/private/]
 //!       access: [read, write]
 //!       unless: {exe: [/usr/bin/passwd]}
-//!       action: kill           # record | alert | kill
+//!       action: kill           # ignore | record | alert | deny | kill
 //! ```
 //!
 //! A file may hold several documents. Reading never stops at the first

@@ -74,6 +74,9 @@ pub enum PolicyError {
     /// `access` only means something for opens.
     #[error("rule {0}: `access` goes with `on: open` only")]
     AccessOnExec(RuleName),
+    /// What runs has to be known to tell who opens.
+    #[error("rule {0}: `action: ignore` goes with `on: open` only")]
+    IgnoreExec(RuleName),
     /// `on_unknown` only means something where a path is looked at.
     #[error("rule {0}: `on_unknown` goes with `paths` only")]
     OnUnknownWithoutPaths(RuleName),
@@ -90,6 +93,7 @@ impl PolicyError {
             Self::DuplicateRule(rule)
             | Self::MatchesEverything(rule)
             | Self::AccessOnExec(rule)
+            | Self::IgnoreExec(rule)
             | Self::OnUnknownWithoutPaths(rule)
             | Self::EmptyUnless(rule) => Some(rule),
         }
@@ -217,6 +221,9 @@ impl Rule {
         }
         if self.trigger == Trigger::Exec && !self.access.is_empty() {
             return Err(PolicyError::AccessOnExec(name()));
+        }
+        if self.action == Action::Ignore && self.trigger == Trigger::Exec {
+            return Err(PolicyError::IgnoreExec(name()));
         }
         if self.on_unknown != OnUnknown::Record && self.matcher.paths.is_empty() {
             return Err(PolicyError::OnUnknownWithoutPaths(name()));

@@ -152,7 +152,7 @@ impl TryFrom<wire::Rule> for Rule {
                 Ok(WireAction::Unspecified | WireAction::Record) => OnUnknown::Record,
                 Ok(WireAction::Deny) => OnUnknown::Deny,
                 Ok(WireAction::Kill) => OnUnknown::Kill,
-                Ok(WireAction::Alert) | Err(_) => {
+                Ok(WireAction::Ignore | WireAction::Alert) | Err(_) => {
                     return Err(unknown("rule.on_unknown", rule.on_unknown));
                 }
             },

@@ -61,7 +61,7 @@ fn open_record_keeps_every_field() {
     let bytes = record(
         Kind::Open,
         record::FLAG_HAS_FILE | record::FLAG_DENIED,
-        (2, 4, 2, -1),
+        (2, shrike_agent_ebpf::matching::Action::Kill as u8, 2, -1),
         &[&open_body(4, 8, 4), b"file", b"/etc/abc", b"/abc"],
     );
     let sample = decode(&bytes).unwrap();

@@ -268,6 +268,7 @@ fn shared_types_have_one_layout() {
             kill,
             deny,
             alert,
+            ignore,
             observe,
             unknown_deny,
             unknown_kill,

@@ -119,6 +119,7 @@ fn look(set: &PolicySet, operation: &Operation) -> Option<(u32, u32, u32)> {
         })
         .map(|(number, (mode, rule))| {
             let action = match rule.action {
+                Action::Ignore => Asked::Ignore,
                 Action::Record => Asked::Record,
                 Action::Deny => Asked::Deny,
                 Action::Alert => Asked::Alert,
@@ -251,13 +252,16 @@ prop_compose! {
         matcher in any_matcher(),
         access in proptest::collection::vec(prop_oneof![Just(Access::Read), Just(Access::Write)], 0..2),
         unless in proptest::option::of(any_matcher()),
-        action in prop_oneof![Just(Action::Record), Just(Action::Alert), Just(Action::Kill)],
+        action in proptest::sample::select(Action::ALL.to_vec()),
     ) -> Rule {
         Rule {
             access: if trigger == Trigger::Exec { Vec::new() } else { access },
             trigger,
             unless,
-            action,
+            action: match action {
+                Action::Ignore if trigger == Trigger::Exec => Action::Record,
+                action => action,
+            },
             ..rule("r", matcher)
         }
     }

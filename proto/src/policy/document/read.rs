@@ -213,6 +213,13 @@ impl Reader<'_> {
         let action = self
             .required(&fields, "action")
             .and_then(|node| self.action(node));
+        if trigger == Some(Trigger::Exec) && action == Some(Action::Ignore) {
+            self.mistakes.add(
+                fields.place("action"),
+                "`action: ignore` goes with `on: open` only: what runs has to be known to tell who \
+                 opens",
+            );
+        }
         let on_unknown = match fields.get("on_unknown") {
             Some(node) => {
                 let words = OnUnknown::ALL.map(|answer| (answer.as_str(), answer));

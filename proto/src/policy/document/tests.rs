@@ -146,7 +146,7 @@ fn wrong_words_are_named() {
     check(
         "action: kill",
         "action: block",
-        "p.yaml:13:15: `action` cannot be `block`: use record, alert, deny, kill",
+        "p.yaml:13:15: `action` cannot be `block`: use ignore, record, alert, deny, kill",
     );
 }
 
@@ -263,6 +263,12 @@ fn missing_and_empty_parts_are_named() {
         "comm: [nc, ncat]",
         "comm: [nc]\n      access: [read]",
         "p.yaml:17:7: `access` goes with `on: open` only",
+    );
+    check(
+        "comm: [nc, ncat]\n      action: alert",
+        "comm: [nc]\n      action: ignore",
+        "p.yaml:17:7: `action: ignore` goes with `on: open` only: what runs has to be known to \
+         tell who opens",
     );
     let no_rules = &EXAMPLE[..EXAMPLE.find("    - name: shadow").unwrap()];
     assert_eq!(
@@ -506,7 +512,7 @@ prop_compose! {
         name in "[a-z0-9][a-z0-9._-]{0,9}",
         observe: bool,
         nodes in prop::collection::btree_map("[ -~é]{1,6}", "[ -~é]{0,6}", 0..3),
-        rules in prop::collection::vec((any::<bool>(), matcher(), prop::option::of(matcher()), 0..3_usize), 1..5),
+        rules in prop::collection::vec((any::<bool>(), matcher(), prop::option::of(matcher()), 0..Action::ALL.len()), 1..5),
     ) -> Policy {
         Policy {
             name: PolicyName::parse(&name).unwrap(),
@@ -519,7 +525,10 @@ prop_compose! {
                 access: if open { vec![Access::Write] } else { Vec::new() },
                 on_unknown: OnUnknown::Record,
                 unless,
-                action: [Action::Record, Action::Alert, Action::Kill][action],
+                action: match Action::ALL[action] {
+                    Action::Ignore if !open => Action::Record,
+                    action => action,
+                },
             }).collect(),
         }
     }
