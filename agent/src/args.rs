@@ -72,6 +72,9 @@ pub struct DoctorArgs {
     /// How to attach the decisions; without it, the best way there is
     #[arg(long, value_enum)]
     pub attach: Option<AttachArg>,
+    /// Which execs, forks and exits are events, as in the agent's configuration
+    #[arg(long, value_enum, default_value_t = ProcessesArg::All)]
+    pub processes: ProcessesArg,
     /// Print where this kernel keeps each field that is read
     #[arg(long)]
     pub offsets: bool,

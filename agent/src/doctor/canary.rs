@@ -21,7 +21,10 @@ use shrike_proto::{
 use tokio::time::{Instant, timeout_at};
 
 use super::Bystanders;
-use crate::{error::AgentError, kernel::Sensor};
+use crate::{
+    error::AgentError,
+    kernel::{Processes, Sensor},
+};
 
 /// How long an event may take to come out of the ring.
 const SIGHTING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -106,7 +109,7 @@ pub struct Sighting {
     pub verdict: Option<Verdict>,
     /// How the child ended.
     pub ended: Ended,
-    /// Its exit was seen, too.
+    /// Its exit was seen, too, or is no event.
     pub exit_seen: bool,
 }
 
@@ -232,6 +235,7 @@ impl Drop for Canary {
 /// [`AgentError::Ring`] when the ring cannot be read.
 pub async fn watch_for(
     sensor: &mut Sensor,
+    trial: Trial,
     pid: u32,
     ended: Ended,
     bystanders: &mut Bystanders,
@@ -240,7 +244,7 @@ pub async fn watch_for(
     let mut sighting = Sighting {
         verdict: None,
         ended,
-        exit_seen: false,
+        exit_seen: sensor.processes() == Processes::Matched && !trial.is_armed(),
     };
     while let Ok(read) = timeout_at(until, sensor.wait()).await {
         read.map_err(AgentError::Ring)?;

@@ -29,6 +29,7 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), AgentError> {
     println!("kernel {}", facts.kernel_release);
     let mut sensor = load(&SensorOptions {
         opens: Opens::First,
+        processes: args.processes.into(),
         attachment: args.attach.map(Into::into),
         ..SensorOptions::default()
     })?;

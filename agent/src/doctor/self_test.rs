@@ -131,7 +131,7 @@ async fn make_trials(
         let set = canary.policy(trial);
         block_in_place(|| sensor.apply(&set))?;
         let (pid, ended) = block_in_place(|| canary.attempt(trial)).map_err(AgentError::Canary)?;
-        let sighting = watch_for(sensor, pid, ended, bystanders).await?;
+        let sighting = watch_for(sensor, trial, pid, ended, bystanders).await?;
         trials.push((trial, judge(trial, sensor.attachment(), &sighting)));
     }
     Ok(Report::Made(trials))

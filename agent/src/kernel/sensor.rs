@@ -28,7 +28,7 @@ use super::{
     guard_rails::GuardRails,
     hooks::{self, Attached},
     object, offsets,
-    options::SensorOptions,
+    options::{Processes, SensorOptions},
     overlap::Overlap,
     pins::{self, Guard, PinError, Pins, Place},
     policy_maps::{self, PolicyMaps},
@@ -81,6 +81,7 @@ pub struct Sensor {
     /// What the rules in force may ask about.
     asked: Asked,
     attachment: Attachment,
+    processes: Processes,
     offsets: offsets::Table,
     hooks: Vec<HookState>,
     undecodable: u64,
@@ -199,6 +200,7 @@ impl Sensor {
             applied: None,
             asked,
             attachment,
+            processes: options.processes,
             offsets: table,
             hooks,
             undecodable: 0,
@@ -224,6 +226,11 @@ impl Sensor {
     /// Returns how the decisions are attached.
     pub fn attachment(&self) -> Attachment {
         self.attachment
+    }
+
+    /// Returns which execs, forks and exits are events.
+    pub fn processes(&self) -> Processes {
+        self.processes
     }
 
     /// Says whether the programs outlive this process.

@@ -351,14 +351,17 @@ fn ignored(fixture: &mut Fixture) -> Result<()> {
 fn doctor(fixture: &mut Fixture) -> Result<()> {
     for kernel in Kernel::ALL {
         let machine = boot(fixture, "doctor", kernel)?;
-        for (attachment, ability) in [
-            ("lsm", "enforces kill and deny"),
-            ("fentry", "enforces kill, not deny"),
-            ("kprobe", "enforces kill, not deny"),
+        for (attachment, processes, ability) in [
+            ("lsm", "all", "enforces kill and deny"),
+            ("lsm", "matched", "enforces kill and deny"),
+            ("fentry", "all", "enforces kill, not deny"),
+            ("kprobe", "all", "enforces kill, not deny"),
+            ("kprobe", "matched", "enforces kill, not deny"),
         ] {
             let ran = machine
                 .command("shrike-agent")
                 .args(["doctor", "--attach", attachment])
+                .args(["--processes", processes])
                 .run()?;
             let said = ran.stdout_text();
             ensure!(
@@ -366,7 +369,7 @@ fn doctor(fixture: &mut Fixture) -> Result<()> {
                     && said.contains(ability)
                     && said.matches("self-test").count() == 4
                     && said.ends_with("doctor: ok\n"),
-                "{kernel}, {attachment}: {:?}\n{said}{}",
+                "{kernel}, {attachment}, {processes}: {:?}\n{said}{}",
                 ran.outcome,
                 ran.stderr_text()
             );
