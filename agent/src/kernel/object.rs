@@ -70,6 +70,19 @@ fn code(bytes: &[u8]) -> Result<Vec<(usize, usize)>, SensorError> {
         .collect())
 }
 
+/// Lets the kernel take the object's pages back: they come from the program's
+/// own file, should anybody look again.
+pub fn let_go() {
+    let page = rustix::param::page_size();
+    let begin = (OBJECT.as_ptr() as usize).next_multiple_of(page);
+    let end = OBJECT.as_ptr_range().end as usize / page * page;
+    if begin < end {
+        // SAFETY: whole pages of a file that nobody has written to; they hold
+        // the same when they are read again.
+        unsafe { libc::madvise(begin as *mut _, end - begin, libc::MADV_DONTNEED) };
+    }
+}
+
 #[cfg(test)]
 mod layout;
 

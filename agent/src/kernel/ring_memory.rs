@@ -259,9 +259,9 @@ impl Source for RingMemory {
     }
 }
 
-/// Bytes of the window: a thousand records and more, so that moving it costs
-/// them next to nothing.
-const WINDOW: usize = 1 << 20;
+/// Bytes of the window: several hundred records, so that moving it costs them
+/// next to nothing.
+const WINDOW: usize = 256 << 10;
 
 /// The part of the records that is mapped.
 #[derive(Default)]

@@ -758,8 +758,9 @@ fn random_odd_words() -> Result<[u64; HASH_WORDS], SensorError> {
 }
 
 /// Gives back what the kernel's type information took: tens of megabytes that
-/// are never needed again, and that glibc would keep.
+/// are never needed again, and that glibc would keep. Nor is the object.
 fn return_memory() {
+    object::let_go();
     #[cfg(target_env = "gnu")]
     // SAFETY: no precondition.
     unsafe {
