@@ -213,8 +213,9 @@ fn on_demand(fixture: &mut Fixture) -> Result<()> {
     for node in &fixture.fleet.nodes {
         poll(ARRIVAL_TIMEOUT, || {
             let links = links(&node.machine)?;
-            let open = links.contains("link_guard_open") || links.contains("link_guard_unlink");
-            Ok((!open && links.contains("link_guard_mmap")).then_some(()))
+            // What stands behind an overlay's program is found when it is opened.
+            let needed = links.contains("link_guard_open") && links.contains("link_guard_mmap");
+            Ok((needed && !links.contains("link_guard_unlink")).then_some(()))
         })
         .context("no rule is about opens any more")?;
         insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
