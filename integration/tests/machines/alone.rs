@@ -8,7 +8,7 @@ use shrike_integration::setup::Kernel;
 use shrike_integration::vm::{Machine, Outcome, Spec};
 
 use super::Claim;
-use super::fixture::{Fixture, insist};
+use super::fixture::{Fixture, insist, wait_until_ready};
 
 pub const CLAIMS: &[Claim] = &[
     Claim("watch_prints_events_and_leaves_nothing_behind", watch),
@@ -55,13 +55,7 @@ fn watch(fixture: &mut Fixture) -> Result<()> {
             .command("shrike-agent")
             .args(["watch", "--policy", "/tmp/policy.yaml", "-o", "json"])
             .spawn()?;
-        job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
-            let stderr = String::from_utf8_lossy(stderr);
-            stderr
-                .lines()
-                .any(|line| line.trim() == "ready")
-                .then_some(())
-        })?;
+        wait_until_ready(&job)?;
         insist(&machine, &["cat", "/etc/debian_version"], Outcome::SUCCESS)?;
         insist(&machine, &["nc", "-h"], Outcome::Signal(9))?;
         job.wait_for(READY_TIMEOUT, "prints the kill's receipt", |stdout, _| {
@@ -109,13 +103,7 @@ fn guard_rails(fixture: &mut Fixture) -> Result<()> {
             .args(["watch", "--policy", "/tmp/policy.yaml", "-o", "json"])
             .args(["--kills-per-minute", "3"])
             .spawn()?;
-        job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
-            let stderr = String::from_utf8_lossy(stderr);
-            stderr
-                .lines()
-                .any(|line| line.trim() == "ready")
-                .then_some(())
-        })?;
+        wait_until_ready(&job)?;
         let key = "/srv/claim/key";
         insist(&machine, &["/usr/sbin/sshd", key], Outcome::SUCCESS)?;
         for _ in 0..3 {
@@ -191,13 +179,7 @@ fn without_buffers(fixture: &mut Fixture) -> Result<()> {
             .command("shrike-agent")
             .args(["watch", "--attach", "lsm", "--policy", "/tmp/policy.yaml"])
             .spawn()?;
-        job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
-            let stderr = String::from_utf8_lossy(stderr);
-            stderr
-                .lines()
-                .any(|line| line.trim() == "ready")
-                .then_some(())
-        })?;
+        wait_until_ready(&job)?;
         for (program, file, expect) in [
             ("/usr/bin/perl", "/srv/claim/perl", "refused open"),
             ("/usr/sbin/sshd", "/srv/claim/sshd", "open open"),
@@ -240,13 +222,7 @@ fn only_matched(fixture: &mut Fixture) -> Result<()> {
                 .args(["--opens", "matched", "--processes", "matched"])
                 .args(["--attach", attachment])
                 .spawn()?;
-            job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
-                let stderr = String::from_utf8_lossy(stderr);
-                stderr
-                    .lines()
-                    .any(|line| line.trim() == "ready")
-                    .then_some(())
-            })?;
+            wait_until_ready(&job)?;
             insist(&machine, &["cat", "/etc/debian_version"], Outcome::SUCCESS)?;
             let killed = Outcome::Signal(9);
             insist(&machine, &["sh", "-c", "exec nc -h"], killed)?;
@@ -321,13 +297,7 @@ fn ignored(fixture: &mut Fixture) -> Result<()> {
                 .args(["watch", "--policy", "/tmp/policy.yaml", "-o", "json"])
                 .args(["--opens", "all", "--attach", attachment])
                 .spawn()?;
-            job.wait_for(READY_TIMEOUT, "prints ready", |_, stderr| {
-                let stderr = String::from_utf8_lossy(stderr);
-                stderr
-                    .lines()
-                    .any(|line| line.trim() == "ready")
-                    .then_some(())
-            })?;
+            wait_until_ready(&job)?;
             insist(&machine, &["cat", "/srv/noise/one"], Outcome::SUCCESS)?;
             insist(&machine, &["cat", "/srv/noise/key"], Outcome::Signal(9))?;
             insist(&machine, &["cat", "/srv/other"], Outcome::SUCCESS)?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use shrike_integration::build::Binaries;
 use shrike_integration::fleet::{Fleet, Ran, poll};
 use shrike_integration::layout::Layout;
-use shrike_integration::vm::{Machine, Outcome};
+use shrike_integration::vm::{Job, Machine, Outcome};
 
 /// An event reaches the store in well under a second; emulated kernels on a
 /// busy machine get more.
@@ -157,6 +157,16 @@ impl Fixture {
         text.push_str(&format!("\n--- collector\n{}\n---", tail(said.as_bytes())));
         text
     }
+}
+
+/// Waits until `shrike-agent watch` says that it sees what happens.
+pub fn wait_until_ready(watch: &Job) -> Result<()> {
+    const TIMEOUT: Duration = Duration::from_secs(180);
+    watch.wait_for(TIMEOUT, "prints ready", |_, stderr| {
+        let stderr = String::from_utf8_lossy(stderr);
+        let ready = stderr.lines().any(|line| line.trim() == "ready");
+        ready.then_some(())
+    })
 }
 
 /// Runs a program on a machine and insists on how it ends.

@@ -9,7 +9,7 @@ use shrike_integration::setup::Kernel;
 use shrike_integration::vm::{Machine, Outcome, Spec};
 
 use super::Claim;
-use super::fixture::Fixture;
+use super::fixture::{Fixture, wait_until_ready};
 
 pub const CLAIMS: &[Claim] = &[Claim(
     "a_flood_of_opens_costs_neither_an_exec_nor_a_verdict",
@@ -49,13 +49,7 @@ fn flood(fixture: &mut Fixture) -> Result<()> {
             // The smallest ring that there is, for opens alone.
             .args(["--opens", "all", "--ring-bytes", "65536"])
             .spawn()?;
-        watch.wait_for(TIMEOUT, "prints ready", |_, stderr| {
-            let stderr = String::from_utf8_lossy(stderr);
-            stderr
-                .lines()
-                .any(|line| line.trim() == "ready")
-                .then_some(())
-        })?;
+        wait_until_ready(&watch)?;
         let opens = machine
             .command(guest)
             // More than it will get to.
