@@ -25,6 +25,7 @@ mod overlap;
 mod pins;
 mod policy_maps;
 mod programs;
+mod release;
 mod ring_memory;
 mod rings;
 mod rules;

@@ -33,6 +33,7 @@ use super::{
     pins::{self, Guard, PinError, Pins, Place},
     policy_maps::{self, PolicyMaps},
     programs::{Asked, Programs},
+    release,
     rings::RECORDS_PER_CALL_MAX,
     running::{Maps, Running},
     subvolumes,
@@ -615,12 +616,17 @@ fn start(
     let record_processes = options.processes.number();
     let hash_keys = random_odd_words()?;
     let exec_environment = options.exec_environment.number();
+    let uname = rustix::system::uname();
+    let boxed_files = u32::from(release::boxes_overlay_files(
+        &uname.release().to_string_lossy(),
+    ));
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("RECORD_OPENS", &record_opens, true)
         .override_global("RECORD_PROCESSES", &record_processes, true)
         .override_global("EXEC_ENVIRONMENT", &exec_environment, true)
+        .override_global("OVERLAY_FILES_ARE_BOXED", &boxed_files, true)
         .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
         .override_global("HASH_KEYS", &hash_keys[..], true)
         .override_global("AGENT", &agent, true)
