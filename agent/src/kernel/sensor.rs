@@ -35,7 +35,7 @@ use super::{
     programs::{Asked, Programs},
     release,
     rings::RECORDS_PER_CALL_MAX,
-    running::{Maps, Running},
+    running::{Maps, RingMark, Running},
     subvolumes,
 };
 use crate::error::chain;
@@ -115,13 +115,14 @@ pub enum Resumed {
 
 impl Sensor {
     /// Looks up the kernel's offsets, loads the programs and attaches them,
-    /// or takes over those of an agent before that are the same. Must be
-    /// called on a tokio runtime.
+    /// or takes over those of an agent before that are the same. `marks` is how
+    /// far that agent had read their rings by what it left; beyond what the
+    /// rings themselves say. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// [`SensorError`] says in one line what this kernel lacks, or what the
     /// agent may not do.
-    pub fn load(options: &SensorOptions) -> Result<Self, SensorError> {
+    pub fn load(options: &SensorOptions, marks: &[RingMark]) -> Result<Self, SensorError> {
         options.check()?;
         check_pid_namespace()?;
         let table = offsets::resolve()?;
@@ -163,6 +164,7 @@ impl Sensor {
         };
         let (running, mut maps, attachment, hooks) = match own {
             Some((mut running, maps, attachment)) => {
+                running.skip(marks);
                 running.resume()?;
                 let hooks = hooks::adopted(attachment, options, &running.programs);
                 tracing::info!("took over the programs of the agent before");
@@ -171,6 +173,7 @@ impl Sensor {
             None => start(&table, options, agent, pins.as_ref(), &digest)?,
         };
         for one in &mut before {
+            one.running.skip(marks);
             one.running.resume()?;
         }
         let in_force = maps.take(policy_maps::IN_FORCE)?;
@@ -329,7 +332,15 @@ impl Sensor {
     ///
     /// Sequence number and wall-clock time are 0: they are the agent's to
     /// give.
-    pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
+    pub fn drain(&mut self, take: impl FnMut(Event)) -> usize {
+        let taken = self.drain_held(take);
+        self.release();
+        taken
+    }
+
+    /// The same, but what was taken stays in the rings for a successor until
+    /// [`release`](Self::release).
+    pub fn drain_held(&mut self, mut take: impl FnMut(Event)) -> usize {
         let taken = if self.before.is_empty() {
             self.drain_own(&mut take)
         } else {
@@ -337,6 +348,24 @@ impl Sensor {
         };
         self.behind = taken >= RECORDS_PER_CALL_MAX;
         taken
+    }
+
+    /// Gives up what was taken out of the rings: somebody keeps it.
+    pub fn release(&mut self) {
+        self.running.rings.release();
+        for before in &mut self.before {
+            before.running.rings.release();
+        }
+    }
+
+    /// Returns how far the rings were read.
+    pub fn marks(&self) -> Vec<RingMark> {
+        self.before
+            .iter()
+            .map(|before| &before.running)
+            .chain([&self.running])
+            .map(Running::mark)
+            .collect()
     }
 
     fn drain_own(&mut self, take: &mut impl FnMut(Event)) -> usize {
@@ -649,7 +678,8 @@ fn start(
         None => None,
     };
     let mut running = Running::new(&mut maps, programs, place)?;
-    running.begin()?;
+    let [instance, ..] = random_odd_words()?;
+    running.begin(instance)?;
     Ok((running, maps, attachment, hooks))
 }
 

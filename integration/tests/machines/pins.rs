@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shrike_integration::fleet::{Node, NodeRow, poll};
+use shrike_integration::fleet::{NodeRow, poll};
 use shrike_integration::vm::{Machine, Outcome};
 
 use super::Claim;
-use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist};
+use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist, wait_until_said};
 
 pub const CLAIMS: &[Claim] = &[
     Claim(
@@ -371,15 +371,6 @@ fn detach(fixture: &mut Fixture) -> Result<()> {
         node.start_agent()?;
     }
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
-}
-
-fn wait_until_said(node: &Node, what: &str) -> Result<()> {
-    // Attaching beside other programs, and detaching those, takes a grace
-    // period for each: half a minute on an emulated machine.
-    poll(2 * TIMEOUT, || {
-        Ok(node.agent_said().contains(what).then_some(()))
-    })
-    .with_context(|| format!("{} does not say {what:?}", node.name()))
 }
 
 /// Returns how many verdicts of a rule are stored, by node.
