@@ -63,6 +63,20 @@ pub enum AgentError {
     /// Events cannot be printed.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// Another agent runs.
+    #[error("another agent uses the spool in {}: stop it first", path.display())]
+    SpoolInUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The spool's folder cannot be made.
+    #[error("cannot make or lock the spool's folder {}", path.display())]
+    ClaimSpool {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// There is no spool.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -81,13 +95,16 @@ impl AgentError {
             | Self::Policy(_)
             | Self::Apply(ApplyError::Compile(_))
             | Self::Sensor(SensorError::RingSize(_)) => EXIT_INPUT,
-            Self::Sensor(_) | Self::Facts(_) | Self::Unwell(_) => EXIT_MACHINE,
+            Self::Sensor(_) | Self::Facts(_) | Self::Unwell(_) | Self::SpoolInUse { .. } => {
+                EXIT_MACHINE
+            }
             Self::Apply(_)
             | Self::Canary(_)
             | Self::Ring(_)
             | Self::Signals(_)
             | Self::Output(_)
             | Self::Spool(_)
+            | Self::ClaimSpool { .. }
             | Self::Random => EXIT_FAILED,
         })
     }

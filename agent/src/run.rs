@@ -1,6 +1,6 @@
 //! `shrike-agent run`: builds the agent, waits, stops it in order.
 
-use std::{sync::Arc, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use shrike_proto::{
@@ -167,8 +167,13 @@ pub(crate) fn load(options: &SensorOptions, marks: &[RingMark]) -> Result<Sensor
 pub(crate) const SPOOL: &str = "spool";
 
 fn open_spool(config: &AgentConfig, facts: &NodeFacts) -> Result<Spool, AgentError> {
+    let path = config.state.join(SPOOL);
+    let folder = Folder::claim(path.clone()).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => AgentError::SpoolInUse { path },
+        _ => AgentError::ClaimSpool { path, source },
+    })?;
     let spool = Spool::open(
-        Arc::new(Folder(config.state.join(SPOOL))),
+        Arc::new(folder),
         config.spool,
         config.batch_events_max,
         &facts.boot_id,

@@ -108,7 +108,7 @@ impl Line {
             stage,
             intake: Intake::new(enricher, PATIENCE_DEFAULT),
             spool: Spool::open(
-                Arc::new(Folder(folder.path().join("spool"))),
+                Arc::new(Folder::at(folder.path().join("spool"))),
                 SpoolLimits::default(),
                 BATCH_EVENTS_DEFAULT,
                 "boot",

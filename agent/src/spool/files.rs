@@ -94,11 +94,48 @@ pub trait SpoolFile: fmt::Debug + Send + Sync {
 /// The machine's file system, below a folder that is made when there is
 /// something to keep.
 #[derive(Debug, Clone)]
-pub struct Folder(pub PathBuf);
+pub struct Folder {
+    path: PathBuf,
+    /// Held for as long as anybody uses the folder.
+    _lock: Option<Arc<File>>,
+}
+
+impl Folder {
+    /// Uses a folder that nobody else uses, as its caller knows.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, _lock: None }
+    }
+
+    /// Makes the folder and claims it: two agents that write into one spool
+    /// would each remove what the other one is writing.
+    ///
+    /// # Errors
+    /// `WouldBlock` while another process has it; or what the system said.
+    pub fn claim(path: PathBuf) -> io::Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join(LOCK))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self {
+            path,
+            _lock: Some(Arc::new(lock)),
+        })
+    }
+}
+
+/// What is locked; its content means nothing.
+const LOCK: &str = "lock";
 
 impl Files for Folder {
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        match fs::read_dir(self.0.join(folder)) {
+        match fs::read_dir(self.path.join(folder)) {
             Ok(entries) => entries
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect(),
@@ -111,7 +148,7 @@ impl Files for Folder {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(self.0.join(folder))
+            .create(self.path.join(folder))
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn SpoolFile>> {
@@ -121,7 +158,7 @@ impl Files for Folder {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(self.0.join(path))?;
+            .open(self.path.join(path))?;
         Ok(Arc::new(file))
     }
 
@@ -129,24 +166,24 @@ impl Files for Folder {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(self.0.join(path))?;
+            .open(self.path.join(path))?;
         Ok(Arc::new(file))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.0.join(path))
+        fs::remove_file(self.path.join(path))
     }
 
     fn remove_folder(&self, folder: &str) -> io::Result<()> {
-        fs::remove_dir(self.0.join(folder))
+        fs::remove_dir(self.path.join(folder))
     }
 
     fn rename_folder(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.0.join(from), self.0.join(to))
+        fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        File::open(self.0.join(folder))?.sync_all()
+        File::open(self.path.join(folder))?.sync_all()
     }
 }
 
@@ -162,7 +199,7 @@ impl LookedAt {
 
 impl Files for LookedAt {
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        Folder(self.0.clone()).list(folder)
+        Folder::at(self.0.clone()).list(folder)
     }
 
     fn make_folder(&self, _folder: &str) -> io::Result<()> {
@@ -209,5 +246,21 @@ impl SpoolFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claimed_folder_is_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/spool");
+        let claimed = Folder::claim(path.clone()).unwrap();
+        let error = Folder::claim(path.clone()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(claimed);
+        Folder::claim(path).unwrap();
     }
 }

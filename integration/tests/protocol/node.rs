@@ -238,7 +238,7 @@ impl Node {
 
 fn open(folder: &TempDir, boots: u64, lives: u8, now: Instant) -> Session {
     let spool = Spool::open(
-        Arc::new(Folder(folder.path().to_owned())),
+        Arc::new(Folder::at(folder.path().to_owned())),
         SpoolLimits::default(),
         4,
         &format!("boot-{boots}"),

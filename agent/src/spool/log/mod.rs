@@ -388,12 +388,17 @@ impl EpochLog {
             let number = self.journals.back().map_or(0, |journal| journal.number + 1);
             self.begin_journal(number)?;
         }
+        // A count is for a successor in the same boot: a quiet node's disk is
+        // left alone.
+        let is_synced = !matches!(what, What::Count(_));
         let frame = Record::frame(what);
         let journal = self.journals.back_mut().ok_or(io::ErrorKind::NotFound)?;
         journal.file.write_at(&frame, journal.bytes)?;
         journal.bytes += frame.len() as u64;
-        let (number, file) = (journal.number, Arc::clone(&journal.file));
-        self.mark_unsynced(journal_name(number), file);
+        if is_synced {
+            let (number, file) = (journal.number, Arc::clone(&journal.file));
+            self.mark_unsynced(journal_name(number), file);
+        }
         Ok(())
     }
 

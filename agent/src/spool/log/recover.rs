@@ -92,11 +92,7 @@ impl EpochLog {
             .iter()
             .filter_map(|lost| Some((LossReason::from_wire(lost.reason)?, lost.count)))
             .collect();
-        log.ledger = replay
-            .count
-            .ledger
-            .map(Ledger::from)
-            .unwrap_or_default();
+        log.ledger = replay.count.ledger.map(Ledger::from).unwrap_or_default();
         for class in Class::ALL {
             let prefix = format!("{}_", class.as_str());
             log.segments_made[class.index()] = names
