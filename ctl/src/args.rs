@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
-use shrike_proto::id::{NodeId, PolicyName};
+use shrike_proto::{
+    condition::{self, Condition},
+    id::{NodeId, PolicyName},
+};
 
 use crate::time::{Moment, parse_duration, parse_moment};
 
@@ -178,19 +181,45 @@ pub struct NodeShowArgs {
 }
 
 const EVENTS_HELP: &str = "\
-Values of one option are joined by \"or\", options by \"and\".
-
 Examples:
-  shrikectl events --last 20
-  shrikectl events --kind exec --since 10m --exe /usr/sbin/nginx
-  shrikectl events --path /etc/ --verdict --follow
-  shrikectl events --node web-1 --since 2026-11-22T15:00:00Z -o json | jq .process.comm
+  Who touched this file on any node in the last hour?
+    shrikectl events --since 1h --path /etc/shadow
+  What did root run, other than from cron?
+    shrikectl events --since 1d --where 'kind == \"exec\" && uid == 0 && !(\"/usr/sbin/cron\" in ancestors)'
+  What happens to it from now on, after the last five minutes?
+    shrikectl events --since 5m --follow --path /etc/shadow
+  The newest twenty; every verdict; a table for a spreadsheet:
+    shrikectl events --last 20
+    shrikectl events --since 1h --verdict
+    shrikectl events --since 1h --node web-1 --kind exec -o csv > execs.csv
 
-A summary on stderr says whether the answer is complete. Ctrl-C ends --follow.";
+Values of one option are joined by \"or\", options by \"and\". A last line on stderr says how many
+events there were and whether that is all of them. Ctrl-C ends the collector's work, too.";
+
+const EVENTS_LONG_HELP: &str = "
+
+--where takes a condition in the Common Expression Language (https://cel.dev):
+  && || ! == != < <= > >= in + - * / %  ?:  [..]    \"text\"  5  true
+  path.startsWith(\"/etc/\")  exe.endsWith(\"sh\")  comm.contains(\"x\")  path.matches(\"^/home/[^/]+/\")
+  argv.exists(a, a == \"-c\")  argv.all(..)  argv.exists_one(..)  size(argv)  argv[0]
+  time >= timestamp(\"2026-11-22T15:00:00Z\")  time.getHours() < 6  duration(\"5m\")
+What an event does not have makes nothing true: exit_code != 0 finds exits only.
+Joined by &&, comparisons of node, kind, time, pid, uid, exe, path and action with fixed values
+skip what cannot match, as the options do.
+
+Fields:
+";
+
+fn events_long_help() -> String {
+    format!(
+        "{EVENTS_HELP}{EVENTS_LONG_HELP}{}",
+        condition::describe_fields()
+    )
+}
 
 /// `events`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = EVENTS_HELP)]
+#[command(after_help = EVENTS_HELP, after_long_help = events_long_help())]
 pub struct EventsArgs {
     /// Only these nodes
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
@@ -216,6 +245,9 @@ pub struct EventsArgs {
     /// Only opens, execs and changes of files whose path begins so
     #[arg(long, value_name = "PREFIX")]
     pub path: Vec<std::ffi::OsString>,
+    /// Only events that meet this condition (CEL): see below
+    #[arg(long = "where", value_name = "CEL", value_parser = parse_condition)]
+    pub condition: Option<String>,
     /// Only events with a verdict, or with this action's verdict
     #[arg(long, value_name = "ACTION", num_args = 0..=1, default_missing_value = "any", value_delimiter = ',')]
     pub verdict: Vec<VerdictWord>,
@@ -225,6 +257,9 @@ pub struct EventsArgs {
     /// Print the newest first
     #[arg(long, conflicts_with = "follow")]
     pub newest: bool,
+    /// Print the oldest first: what happens anyway
+    #[arg(long, conflicts_with_all = ["newest", "last"])]
+    pub oldest: bool,
     /// Print the newest COUNT, in the order they happened
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["limit", "newest"], value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub last: Option<u64>,
@@ -237,6 +272,14 @@ pub struct EventsArgs {
     /// No summary on stderr
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Checks a condition with the code that the collector runs it with.
+fn parse_condition(text: &str) -> Result<String, String> {
+    match Condition::compile(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A kind of event.
@@ -457,6 +500,28 @@ mod tests {
     }
 
     #[test]
+    fn help_answers_who_touched_this_file() {
+        let mut command = Args::command();
+        let events = command.find_subcommand_mut("events").unwrap();
+        let short = events.render_help().to_string();
+        assert!(short.contains("Who touched this file on any node in the last hour?"));
+        assert!(short.contains("shrikectl events --since 1h --path /etc/shadow"));
+        let long = events.render_long_help().to_string();
+        assert!(long.contains("path_as_asked"), "the fields are listed");
+    }
+
+    #[test]
+    fn wrong_condition_is_shown_with_its_place() {
+        let line = ["shrikectl", "events", "--where", "uid == 0 && exee == 1"];
+        let text = Args::try_parse_from(line).unwrap_err().to_string();
+        assert!(
+            text.contains("\n  uid == 0 && exee == 1\n              ^^^^\n"),
+            "{text}"
+        );
+        assert!(text.contains("did you mean `exe`?"), "{text}");
+    }
+
+    #[test]
     fn contradictions_are_usage_errors() {
         let check = |line: &[&str]| {
             let error = Args::try_parse_from([&["shrikectl"], line].concat()).unwrap_err();
@@ -466,6 +531,8 @@ mod tests {
         check(&["events", "--last", "3", "--limit", "4"]);
         check(&["events", "--since", "yesterday-ish"]);
         check(&["events", "--node", "Not A Node"]);
+        check(&["events", "--where", "exee == 1"]);
+        check(&["events", "--newest", "--oldest"]);
         check(&["policy", "push"]);
         check(&["policy", "push", "--dry-run", "--no-wait", "p.yaml"]);
         check(&["policy", "show", "NO"]);

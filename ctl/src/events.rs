@@ -23,7 +23,7 @@ use crate::{
     output::{Output, stdout_closed},
 };
 use summary::Summary;
-use tail::{Delivered, Tail};
+use tail::Tail;
 
 /// `events`
 pub(crate) async fn run(
@@ -69,26 +69,18 @@ async fn print(
     summary: &mut Summary,
 ) -> Result<(), Failure> {
     if !args.follow {
-        let mut delivered = Delivered::default();
-        return query(connection, args, filter, printer, summary, &mut delivered).await;
-    }
-    // The tail begins before the query, so that nothing falls between them;
-    // what both deliver is known by its sequence number.
-    let mut tail = Tail::open(connection, filter.clone()).await?;
-    let mut delivered = Delivered::default();
-    if args.since.is_some() || args.last.is_some() {
-        query(connection, args, filter, printer, summary, &mut delivered).await?;
+        return query(connection, args, filter, printer, summary).await;
     }
     summary.follow();
-    while let Some((events, skipped)) = tail.next().await? {
-        let events = decode(events, summary);
-        let fresh: Vec<StoredEvent> = events
-            .into_iter()
-            .filter(|event| !delivered.contains(event))
-            .collect();
-        summary.printed += fresh.len() as u64;
-        summary.skipped += skipped;
-        printer.print(&fresh)?;
+    let mut tail = Tail::open(connection, args, filter).await?;
+    while let Some(message) = tail.next().await? {
+        let events = decode(message.events, summary);
+        summary.printed += events.len() as u64;
+        summary.skipped += message.skipped;
+        printer.print(&events)?;
+        if let Some(history) = message.history {
+            summary.end(history, None);
+        }
     }
     Ok(())
 }
@@ -99,7 +91,6 @@ async fn query(
     filter: EventFilter,
     printer: &Printer,
     summary: &mut Summary,
-    delivered: &mut Delivered,
 ) -> Result<(), Failure> {
     let newest_first = args.newest || args.last.is_some();
     let order = if newest_first {
@@ -124,9 +115,6 @@ async fn query(
     let mut held: VecDeque<StoredEvent> = VecDeque::new();
     while let Some(response) = stream.message().await? {
         let events = decode(response.events, summary);
-        if args.follow {
-            events.iter().for_each(|event| delivered.insert(event));
-        }
         if args.last.is_some() {
             for event in events {
                 held.push_front(event);

@@ -18,7 +18,7 @@ use std::{
 
 use shrike_proto::event::{Event, StoredEvent};
 
-use super::Filter;
+use super::{Filter, Window};
 use crate::store::{
     Order, Store, StoreError,
     block::{self, BLOCK_SPAN_NS_MAX, BlockError, BlockKey, Footer},
@@ -65,6 +65,21 @@ pub fn run(
     filter: &Filter,
     order: Order,
     limit: u64,
+    emit: impl FnMut(StoredEvent) -> ControlFlow<()>,
+) -> Result<QueryStats, QueryError> {
+    run_within(store, filter, None, order, limit, emit)
+}
+
+/// Runs a query over a window of the store, or over all of it.
+///
+/// # Errors
+/// [`QueryError`] when the store cannot be read.
+pub fn run_within(
+    store: &dyn Store,
+    filter: &Filter,
+    window: Option<&Window>,
+    order: Order,
+    limit: u64,
     mut emit: impl FnMut(StoredEvent) -> ControlFlow<()>,
 ) -> Result<QueryStats, QueryError> {
     let mut stats = QueryStats::default();
@@ -96,11 +111,12 @@ pub fn run(
             && let Some(Reverse(block)) = blocks.pop()
         {
             stats.blocks_read += 1;
-            load(store, &block, filter, order, &mut events)?;
+            load(store, &block, filter, window, order, &mut events)?;
         } else if let Some(listed) = footers.next() {
             let (key, footer) = listed?;
             unlisted = unlisted_from(&key, order);
-            if filter.may_match(&key, &footer) {
+            let in_window = window.is_none_or(|window| window.may_hold(&key, &footer));
+            if in_window && filter.may_match(&key, &footer) {
                 blocks.push(Reverse(WaitingBlock::new(key, footer, order)));
             } else {
                 stats.blocks_pruned += 1;
@@ -135,6 +151,7 @@ fn load(
     store: &dyn Store,
     block: &WaitingBlock,
     filter: &Filter,
+    window: Option<&Window>,
     order: Order,
     events: &mut BinaryHeap<Reverse<WaitingEvent>>,
 ) -> Result<(), QueryError> {
@@ -148,10 +165,14 @@ fn load(
             source,
         }
     })?;
+    let stream = block.key.stream();
     events.extend(
         decoded
             .into_iter()
-            .filter(|event| filter.matches(&block.key.node, event))
+            .filter(|event| {
+                window.is_none_or(|window| window.holds(&stream, event))
+                    && filter.matches(&stream.node, stream.epoch, event)
+            })
             .map(|event| Reverse(WaitingEvent::new(&block.key, event, order))),
     );
     Ok(())

@@ -92,7 +92,11 @@ pub fn serve(
     receiver
 }
 
-fn summary(
+/// Says what a query did, and what is missing from its range.
+///
+/// # Errors
+/// [`StoreError`] when the watermarks cannot be read.
+pub fn summary(
     store: &dyn Store,
     filter: &Filter,
     stats: QueryStats,
@@ -130,7 +134,8 @@ fn summary(
     })
 }
 
-fn status(error: &QueryError) -> Status {
+/// Makes a query's failure a status, and logs it.
+pub fn status(error: &QueryError) -> Status {
     let text = chain(error);
     tracing::error!(error = text, "a query failed");
     match error {

@@ -50,6 +50,7 @@ pub(super) fn from_args(args: &EventsArgs, now: Timestamp) -> EventFilter {
                 .collect()
         },
         with_verdict: !args.verdict.is_empty(),
+        r#where: args.condition.clone().unwrap_or_default(),
     }
 }
 
@@ -115,6 +116,8 @@ mod tests {
             "/etc/",
             "--verdict",
             "kill",
+            "--where",
+            "euid == 0",
         ];
         assert_eq!(
             filter(&line),
@@ -129,6 +132,7 @@ mod tests {
                 path_prefixes: vec![b"/etc/".to_vec()],
                 actions: vec![WireAction::Kill.into()],
                 with_verdict: true,
+                r#where: "euid == 0".to_owned(),
             }
         );
     }
