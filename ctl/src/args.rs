@@ -99,6 +99,12 @@ pub enum Command {
     Nodes(NodesArgs),
     /// Show stored events, or follow what arrives
     Events(Box<EventsArgs>),
+    /// Show a process: its ancestors, children, files and verdicts
+    Processes(ProcessesArgs),
+    /// Show what ran on a node as a tree of processes
+    Tree(TreeArgs),
+    /// Write stored events to a file, for other programs
+    Export(ExportArgs),
     /// Push, show and delete policies, and see which node enforces what
     Policy {
         /// What to do.
@@ -140,6 +146,12 @@ pub enum EventFormat {
     Compact,
     /// One JSON object a line.
     Json,
+    /// One OCSF 1.2.0 object a line.
+    Ocsf,
+    /// One ECS 8.17.0 object a line.
+    Ecs,
+    /// RFC 4180, with a header line and a column for each field.
+    Csv,
 }
 
 /// `nodes`.
@@ -217,10 +229,10 @@ fn events_long_help() -> String {
     )
 }
 
-/// `events`.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = EVENTS_HELP, after_long_help = events_long_help())]
-pub struct EventsArgs {
+/// Which events are meant.
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Which events")]
+pub struct FilterArgs {
     /// Only these nodes
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     pub node: Vec<NodeId>,
@@ -231,7 +243,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
     pub since: Option<Moment>,
     /// Before: a time (RFC 3339) or how long ago (90s, 5m, 2h30m, 1d)
-    #[arg(long, value_name = "WHEN", value_parser = parse_moment, conflicts_with = "follow")]
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
     pub until: Option<Moment>,
     /// Only these process IDs
     #[arg(long, value_name = "PID", value_delimiter = ',')]
@@ -245,12 +257,21 @@ pub struct EventsArgs {
     /// Only opens, execs and changes of files whose path begins so
     #[arg(long, value_name = "PREFIX")]
     pub path: Vec<std::ffi::OsString>,
-    /// Only events that meet this condition (CEL): see below
-    #[arg(long = "where", value_name = "CEL", value_parser = parse_condition)]
-    pub condition: Option<String>,
     /// Only events with a verdict, or with this action's verdict
     #[arg(long, value_name = "ACTION", num_args = 0..=1, default_missing_value = "any", value_delimiter = ',')]
     pub verdict: Vec<VerdictWord>,
+    /// Only events that meet this condition (CEL); `events --help` describes it
+    #[arg(long = "where", value_name = "CEL", value_parser = parse_condition)]
+    pub condition: Option<String>,
+}
+
+/// `events`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EVENTS_HELP, after_long_help = events_long_help())]
+pub struct EventsArgs {
+    /// Which events.
+    #[command(flatten)]
+    pub filter: FilterArgs,
     /// Print at most this many
     #[arg(long, value_name = "COUNT")]
     pub limit: Option<u64>,
@@ -264,7 +285,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["limit", "newest"], value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub last: Option<u64>,
     /// Go on with what arrives; with --since or --last, after what is stored
-    #[arg(short, long, conflicts_with = "limit")]
+    #[arg(short, long, conflicts_with_all = ["limit", "until"])]
     pub follow: bool,
     /// Format
     #[arg(short, long, default_value = "compact")]
@@ -272,6 +293,91 @@ pub struct EventsArgs {
     /// No summary on stderr
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+const PROCESSES_HELP: &str = "\
+Examples:
+  shrikectl processes web-1 4312
+  shrikectl processes web-1 4312 --since 1d --started 884213310021
+  shrikectl processes web-1 4312 -o json | jq '.files[].path'
+
+Where several processes had the number, they are listed with their starts, and the command ends
+with 2.";
+
+/// `processes`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = PROCESSES_HELP)]
+pub struct ProcessesArgs {
+    /// The node's name
+    pub node: NodeId,
+    /// The process ID
+    pub pid: u32,
+    /// Which process of that number: its start, as the list of them says
+    #[arg(long, value_name = "START")]
+    pub started: Option<u64>,
+    /// Look no further back: a time (RFC 3339) or how long ago (90s, 5m, 2h30m, 1d)
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub since: Option<Moment>,
+    /// Look before: a time (RFC 3339) or how long ago
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub until: Option<Moment>,
+    /// Format
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+}
+
+const TREE_HELP: &str = "\
+Examples:
+  shrikectl tree web-1 --since 10m
+  shrikectl tree web-1 --since 2026-11-22T15:00:00Z --until 2026-11-22T15:05:00Z --pid 4312";
+
+/// `tree`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = TREE_HELP)]
+pub struct TreeArgs {
+    /// The node's name
+    pub node: NodeId,
+    /// Not before: a time (RFC 3339) or how long ago (90s, 5m, 2h30m, 1d)
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment, default_value = "1h")]
+    pub since: Moment,
+    /// Before: a time (RFC 3339) or how long ago
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub until: Option<Moment>,
+    /// Only this process and what is below it
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+const EXPORT_HELP: &str = "\
+Examples:
+  shrikectl export --since 1d --format parquet --output day.parquet
+  duckdb -c \"select exe, count(*) from 'day.parquet' where kind = 'exec' group by 1 order by 2 desc\"
+  shrikectl export --node web-1 --format ndjson | zstd > web-1.ndjson.zst
+
+Columns of a Parquet file are the fields that `shrikectl events --help` lists.";
+
+/// `export`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXPORT_HELP)]
+pub struct ExportArgs {
+    /// Which events.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Format
+    #[arg(long, default_value = "ndjson")]
+    pub format: ExportFormat,
+    /// File to write, replaced only when all is in it; left out: stdout
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// How to export events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object a line.
+    Ndjson,
+    /// Apache Parquet, one typed column for each field.
+    Parquet,
 }
 
 /// Checks a condition with the code that the collector runs it with.
@@ -487,7 +593,7 @@ mod tests {
             let Command::Events(events) = args.command else {
                 panic!("{line:?} is no events command")
             };
-            assert_eq!(events.verdict, expect, "{line:?}");
+            assert_eq!(events.filter.verdict, expect, "{line:?}");
         };
         check(&[], &[]);
         check(&["--verdict"], &[VerdictWord::Any]);
@@ -533,6 +639,8 @@ mod tests {
         check(&["events", "--node", "Not A Node"]);
         check(&["events", "--where", "exee == 1"]);
         check(&["events", "--newest", "--oldest"]);
+        check(&["events", "--until", "1h", "--follow"]);
+        check(&["processes", "web-1"]);
         check(&["policy", "push"]);
         check(&["policy", "push", "--dry-run", "--no-wait", "p.yaml"]);
         check(&["policy", "show", "NO"]);

@@ -12,10 +12,10 @@ use crate::output::Output;
 
 /// Counts that grow while events are printed.
 #[derive(Debug, Default)]
-pub(super) struct Summary {
-    pub(super) printed: u64,
+pub(crate) struct Summary {
+    pub(crate) printed: u64,
     /// Events that the collector left out because we read too slowly.
-    pub(super) skipped: u64,
+    pub(crate) skipped: u64,
     unreadable: u64,
     first_unreadable: Option<WireError>,
     query: Option<QuerySummary>,
@@ -24,21 +24,21 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    pub(super) fn follow(&mut self) {
+    pub(crate) fn follow(&mut self) {
         self.following = true;
     }
 
-    pub(super) fn end(&mut self, summary: QuerySummary, limit: Option<u64>) {
+    pub(crate) fn end(&mut self, summary: QuerySummary, limit: Option<u64>) {
         self.query = Some(summary);
         self.limit = limit;
     }
 
-    pub(super) fn unreadable(&mut self, error: WireError) {
+    pub(crate) fn unreadable(&mut self, error: WireError) {
         self.unreadable += 1;
         self.first_unreadable.get_or_insert(error);
     }
 
-    pub(super) fn report(&self, output: &Output) {
+    pub(crate) fn report(&self, output: &Output) {
         output.note(&self.to_string());
         if let Some(error) = &self.first_unreadable {
             output.warning(&format!(

@@ -24,7 +24,7 @@ impl Tail {
             .events()
             .tail_events(TailEventsRequest {
                 filter: Some(filter),
-                history: args.since.is_some() || args.last.is_some(),
+                history: args.filter.since.is_some() || args.last.is_some(),
                 history_limit: args.last.unwrap_or_default(),
             })
             .await?

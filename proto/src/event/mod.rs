@@ -10,6 +10,8 @@ mod capability;
 mod change;
 #[cfg(feature = "present")]
 pub mod compact;
+#[cfg(feature = "present")]
+pub mod ecs;
 pub(crate) mod encode;
 #[cfg(feature = "present")]
 mod errno;
@@ -19,6 +21,8 @@ pub mod field;
 mod image;
 #[cfg(feature = "present")]
 pub mod json;
+#[cfg(feature = "present")]
+pub mod ocsf;
 mod process;
 #[cfg(all(test, feature = "present"))]
 pub(crate) mod sample;
