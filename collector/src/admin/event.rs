@@ -83,14 +83,14 @@ impl EventService for EventAdmin {
         let filter = filter(request.filter)?;
         let history = if request.history {
             Some(History {
-                store: Arc::clone(&self.store),
                 limit: request.history_limit,
                 slot: self.queries.admit()?,
             })
         } else {
             None
         };
-        let chunks = tail::serve(&self.tail, filter, history, self.stop.clone());
+        let store = Arc::clone(&self.store);
+        let chunks = tail::serve(&self.tail, store, filter, history, self.stop.clone()).await?;
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
 }

@@ -13,7 +13,7 @@ use shrike_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
-use super::{Filter, QueryError, QueryStats, run};
+use super::{Filter, QueryError, QueryStats, Search, run};
 use crate::{
     chain::chain,
     chunk::Chunk,
@@ -66,13 +66,16 @@ pub fn serve(
     tokio::task::spawn_blocking(move || {
         let _slot = slot;
         let mut chunk = Chunk::default();
-        let result = run(&*store, &filter, order, limit, |stored| {
-            match chunk.push(stored.into()) {
-                Some(events) => send(&sender, events),
-                // A query that finds little still notices that nobody listens.
-                None if sender.is_closed() => ControlFlow::Break(()),
-                None => ControlFlow::Continue(()),
-            }
+        let search = Search {
+            filter: &filter,
+            window: None,
+            order,
+            limit,
+            is_abandoned: &|| sender.is_closed(),
+        };
+        let result = run(&*store, &search, |stored| match chunk.push(stored.into()) {
+            Some(events) => send(&sender, events),
+            None => ControlFlow::Continue(()),
         })
         .and_then(|stats| Ok(summary(&*store, &filter, stats)?));
         let last = match result {

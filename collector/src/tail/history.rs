@@ -19,7 +19,7 @@ use tonic::Status;
 
 use crate::{
     chunk::Chunk,
-    query::{self, Filter, QueryError, QueryStats, Window},
+    query::{self, Filter, QueryError, QueryStats, Search, Window},
     store::{Order, Store},
 };
 
@@ -46,25 +46,24 @@ pub(super) fn send(
     };
     let mut begin = begin.flatten();
     let mut chunk = Chunk::default();
-    let stats = query::run_within(
-        store,
-        &filter,
-        Some(window),
-        Order::OldestFirst,
-        0,
-        |stored| {
-            // Others may be of the same nanosecond.
-            if begin.as_ref().is_some_and(|begin| !is_same(begin, &stored)) {
-                return ControlFlow::Continue(());
-            }
-            begin = None;
-            match chunk.push(stored.into()) {
-                Some(events) => send_events(messages, events),
-                None if messages.is_closed() => ControlFlow::Break(()),
-                None => ControlFlow::Continue(()),
-            }
-        },
-    )?;
+    let search = Search {
+        filter: &filter,
+        window: Some(window),
+        order: Order::OldestFirst,
+        limit: 0,
+        is_abandoned: &|| messages.is_closed(),
+    };
+    let stats = query::run(store, &search, |stored| {
+        // Others may be of the same nanosecond.
+        if begin.as_ref().is_some_and(|begin| !is_same(begin, &stored)) {
+            return ControlFlow::Continue(());
+        }
+        begin = None;
+        match chunk.push(stored.into()) {
+            Some(events) => send_events(messages, events),
+            None => ControlFlow::Continue(()),
+        }
+    })?;
     // A reader that left is noticed by whoever sends next.
     let _ = send_events(messages, chunk.take());
     Ok(stats)
@@ -78,22 +77,18 @@ fn find_newest(
     limit: u64,
     messages: &Messages,
 ) -> Result<Option<StoredEvent>, QueryError> {
-    let mut oldest = None;
-    query::run_within(
-        store,
+    let search = Search {
         filter,
-        Some(window),
-        Order::NewestFirst,
+        window: Some(window),
+        order: Order::NewestFirst,
         limit,
-        |stored| {
-            oldest = Some(stored);
-            if messages.is_closed() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        },
-    )?;
+        is_abandoned: &|| messages.is_closed(),
+    };
+    let mut oldest = None;
+    query::run(store, &search, |stored| {
+        oldest = Some(stored);
+        ControlFlow::Continue(())
+    })?;
     Ok(oldest)
 }
 

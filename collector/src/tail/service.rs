@@ -32,8 +32,6 @@ const MISSED_NOTICE: Duration = Duration::from_secs(1);
 
 /// What a live read begins with.
 pub struct History {
-    /// Where it is read.
-    pub store: Arc<dyn Store>,
     /// Only the newest so many; 0 for all.
     pub limit: u64,
     /// Held while it is read: it costs as much as a query.
@@ -47,24 +45,42 @@ impl std::fmt::Debug for History {
 }
 
 /// Starts a live read; the stream ends when the caller leaves or `stop` is
-/// cancelled.
-pub fn serve(
+/// cancelled. What becomes durable after this returns is delivered, and what
+/// was durable before it was called comes with the history or not at all.
+///
+/// # Errors
+/// A status when the store cannot be read.
+pub async fn serve(
     tail: &Tail,
+    store: Arc<dyn Store>,
     filter: Filter,
     history: Option<History>,
     stop: CancellationToken,
-) -> mpsc::Receiver<Result<TailEventsResponse, Status>> {
+) -> Result<mpsc::Receiver<Result<TailEventsResponse, Status>>, Status> {
     let (sender, receiver) = mpsc::channel(CHUNKS_QUEUED);
     // Before anything else: what arrives from here on is seen.
     let reader = tail.subscribe();
+    // Events are acknowledged a moment before they are shown here.
+    let marks = {
+        let store = Arc::clone(&store);
+        blocking(move || Ok(Marks::read(&*store)?)).await?
+    };
     let tail = tail.clone();
     tokio::spawn(async move {
         let begin = match history {
-            None => Ok(Some((reader, Marks::default()))),
-            Some(history) => tokio::select! {
-                begin = replay(&tail, reader, &filter, history, &sender) => begin,
-                () = stop.cancelled() => Err(stopping()),
-            },
+            None => Ok(Some((reader, marks))),
+            Some(history) => {
+                let replay = Replay {
+                    store,
+                    tail,
+                    filter: filter.clone(),
+                    messages: sender.clone(),
+                };
+                tokio::select! {
+                    begin = replay.run(reader, marks, history) => begin,
+                    () = stop.cancelled() => Err(stopping()),
+                }
+            }
         };
         let live = Arc::new(filter.from_any_time());
         let end = match begin {
@@ -81,67 +97,86 @@ pub fn serve(
             let _ = sender.send(Err(status)).await;
         }
     });
-    receiver
+    Ok(receiver)
 }
 
 fn stopping() -> Status {
     Status::unavailable("the collector is stopping")
 }
 
-/// Sends what is stored; returns what to go on with: the reader, and the
-/// marks that its events lie above. `None` when the caller left.
-async fn replay(
-    tail: &Tail,
-    mut reader: TailReader,
-    filter: &Filter,
-    history: History,
-    messages: &Messages,
-) -> Result<Option<(TailReader, Marks)>, Status> {
-    let History {
-        store,
-        mut limit,
-        slot,
-    } = history;
-    let mut slot = Some(slot);
-    let mut filter = filter.clone();
-    let mut above = Marks::default();
-    let mut total = QueryStats::default();
-    loop {
-        let pass = Pass {
-            store: Arc::clone(&store),
-            filter: filter.clone(),
-            above,
-            limit,
-            messages: messages.clone(),
+/// Sends what is stored.
+struct Replay {
+    store: Arc<dyn Store>,
+    tail: Tail,
+    filter: Filter,
+    messages: Messages,
+}
+
+impl Replay {
+    /// Returns what to go on with: the reader, and the marks that its events
+    /// lie above. `None` when the caller left.
+    async fn run(
+        self,
+        mut reader: TailReader,
+        marks: Marks,
+        history: History,
+    ) -> Result<Option<(TailReader, Marks)>, Status> {
+        let Self {
+            store,
+            tail,
+            mut filter,
+            messages,
+        } = self;
+        let mut limit = history.limit;
+        let mut slot = Some(history.slot);
+        let mut window = Window {
+            above: Marks::default(),
+            up_to: marks,
         };
-        let (stats, marks) = blocking(move || pass.run()).await?;
-        total.matched += stats.matched;
-        total.blocks_read += stats.blocks_read;
-        total.blocks_pruned += stats.blocks_pruned;
-        above = marks;
-        if messages.is_closed() {
-            return Ok(None);
-        }
-        // Told once, and before the last look at what went by: it may wait.
-        if !reader.has_missed() && slot.take().is_some() {
-            let (store, filter) = (Arc::clone(&store), filter.clone());
-            let summary = blocking(move || Ok(query::summary(&*store, &filter, total)?)).await?;
-            let message = TailEventsResponse {
-                history: Some(summary),
-                ..TailEventsResponse::default()
+        let mut total = QueryStats::default();
+        loop {
+            let (stats, read) = {
+                let (store, filter) = (Arc::clone(&store), filter.clone());
+                let messages = messages.clone();
+                blocking(move || {
+                    let stats = history::send(&*store, &filter, &window, limit, &messages)?;
+                    Ok((stats, window.up_to))
+                })
+                .await?
             };
-            if messages.send(Ok(message)).await.is_err() {
+            total.matched += stats.matched;
+            total.blocks_read += stats.blocks_read;
+            total.blocks_pruned += stats.blocks_pruned;
+            if messages.is_closed() {
                 return Ok(None);
             }
+            // Told once, and before the last look at what went by: it may wait.
+            if !reader.has_missed() && slot.take().is_some() {
+                let (store, filter) = (Arc::clone(&store), filter.clone());
+                let summary = blocking(move || Ok(query::summary(&*store, &filter, total)?));
+                let message = TailEventsResponse {
+                    history: Some(summary.await?),
+                    ..TailEventsResponse::default()
+                };
+                if messages.send(Ok(message)).await.is_err() {
+                    return Ok(None);
+                }
+            }
+            if !reader.has_missed() {
+                return Ok(Some((reader, read)));
+            }
+            // Arrivals went by while stored events were sent; they are stored
+            // themselves by then, and belong to the live part whatever their
+            // time.
+            reader = tail.subscribe();
+            filter = filter.from_any_time();
+            limit = 0;
+            let store = Arc::clone(&store);
+            window = Window {
+                above: read,
+                up_to: blocking(move || Ok(Marks::read(&*store)?)).await?,
+            };
         }
-        if !reader.has_missed() {
-            return Ok(Some((reader, above)));
-        }
-        // Arrivals went by while stored events were sent; they are stored
-        // themselves by then, and belong to the live part whatever their time.
-        reader = tail.subscribe();
-        filter = filter.from_any_time();
-        limit = 0;
     }
 }
 
@@ -152,33 +187,6 @@ async fn blocking<T: Send + 'static>(
         .await
         .map_err(|error| Status::internal(error.to_string()))?
         .map_err(|error| query::status(&error))
-}
-
-/// One reading of what is stored.
-struct Pass {
-    store: Arc<dyn Store>,
-    filter: Filter,
-    above: Marks,
-    limit: u64,
-    messages: Messages,
-}
-
-impl Pass {
-    fn run(self) -> Result<(QueryStats, Marks), QueryError> {
-        let up_to = Marks::read(&*self.store)?;
-        let window = Window {
-            above: self.above,
-            up_to,
-        };
-        let stats = history::send(
-            &*self.store,
-            &self.filter,
-            &window,
-            self.limit,
-            &self.messages,
-        )?;
-        Ok((stats, window.up_to))
-    }
 }
 
 /// Sends what arrives above the marks, until the caller leaves or the tail

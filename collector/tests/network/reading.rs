@@ -201,6 +201,45 @@ async fn reader_that_reads_nothing_slows_no_session() {
 }
 
 #[tokio::test]
+async fn query_whose_reader_left_makes_room_for_others() {
+    let site = Site::start();
+    let mut session = site.session().await;
+    for index in 0..20 {
+        session.send_batch(sealed(1 + index * 1000, 1000)).await;
+        session.ack().await;
+    }
+    let mut client = EventServiceClient::new(channel(site.address(), &site.admin));
+    // More than run at once; each finds nothing in whatever it reads.
+    for _ in 0..64 {
+        let request = QueryEventsRequest {
+            filter: Some(EventFilter {
+                r#where: r#"comm.matches("^no (such )*name$")"#.to_owned(),
+                ..EventFilter::default()
+            }),
+            ..QueryEventsRequest::default()
+        };
+        let left = client.query_events(request).await;
+        if let Err(status) = left {
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            break;
+        }
+    }
+    let begun = std::time::Instant::now();
+    loop {
+        let request = QueryEventsRequest {
+            limit: 1,
+            ..QueryEventsRequest::default()
+        };
+        match query(site.address(), &site.admin, request).await {
+            Ok((events, _)) => break assert_eq!(events.len(), 1),
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+        }
+        assert!(begun.elapsed() < PATIENCE, "no room");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn tail_shows_what_arrives_from_then_on() {
     let site = Site::start();
     let mut session = site.session().await;

@@ -35,15 +35,20 @@ impl Collector {
         self.tail.publish(arrival(first, count));
     }
 
-    fn read(&self, filter: EventFilter, limit: u64) -> Reader {
+    async fn read(&self, filter: EventFilter, limit: u64) -> Reader {
         let history = History {
-            store: Arc::clone(&self.store) as Arc<dyn Store>,
             limit,
             slot: Queries::default().admit().unwrap(),
         };
+        self.serve(filter, Some(history)).await
+    }
+
+    async fn serve(&self, filter: EventFilter, history: Option<History>) -> Reader {
         let filter = Filter::try_from(filter).unwrap();
+        let store = Arc::clone(&self.store) as Arc<dyn Store>;
         let stop = CancellationToken::new();
-        Reader(serve(&self.tail, filter, Some(history), stop))
+        let messages = serve(&self.tail, store, filter, history, stop).await;
+        Reader(messages.unwrap())
     }
 }
 
@@ -84,7 +89,7 @@ impl Reader {
 async fn history_comes_first_and_nothing_comes_twice() {
     let collector = Collector::default();
     collector.take(1, 700);
-    let mut reader = collector.read(EventFilter::default(), 0);
+    let mut reader = collector.read(EventFilter::default(), 0).await;
     let (seen, _, _) = reader.until(700).await;
     assert!(seen.into_iter().eq(1..=700));
     collector.take(701, 10);
@@ -97,7 +102,7 @@ async fn history_comes_first_and_nothing_comes_twice() {
 async fn newest_few_begin_a_live_read() {
     let collector = Collector::default();
     collector.take(1, 100);
-    let mut reader = collector.read(EventFilter::default(), 3);
+    let mut reader = collector.read(EventFilter::default(), 3).await;
     collector.take(101, 2);
     let (seen, _, _) = reader.until(102).await;
     let first = seen[0];
@@ -106,13 +111,15 @@ async fn newest_few_begin_a_live_read() {
         "the newest three of what was stored: {seen:?}"
     );
     assert!(seen.into_iter().eq(first..=102));
-    let mut none = collector.read(
-        EventFilter {
-            r#where: r#"exe == "/nowhere""#.to_owned(),
-            ..EventFilter::default()
-        },
-        3,
-    );
+    let mut none = collector
+        .read(
+            EventFilter {
+                r#where: r#"exe == "/nowhere""#.to_owned(),
+                ..EventFilter::default()
+            },
+            3,
+        )
+        .await;
     assert_eq!(none.next().await.history.unwrap().matched, 0);
 }
 
@@ -123,7 +130,7 @@ async fn reader_that_begins_in_a_storm_misses_nothing() {
     const EACH: u64 = 40;
     let collector = Collector::default();
     collector.take(1, 4000);
-    let mut reader = collector.read(EventFilter::default(), 0);
+    let mut reader = collector.read(EventFilter::default(), 0).await;
     let storm = collector.clone();
     // The reader takes nothing meanwhile.
     tokio::task::spawn_blocking(move || {
@@ -149,17 +156,20 @@ async fn concurrent_arrivals_come_once_through_a_filter() {
     collector.take(1, 500);
     let writer = collector.clone();
     let writing = tokio::task::spawn_blocking(move || {
-        for batch in 0..300 {
-            writer.take(501 + batch * 5, 5);
+        // As many as are kept for a slow reader.
+        for batch in 0..60 {
+            writer.take(501 + batch * 25, 25);
         }
     });
-    let mut reader = collector.read(
-        EventFilter {
-            r#where: r#"kind == "exec" && argv.size() > 0"#.to_owned(),
-            ..EventFilter::default()
-        },
-        0,
-    );
+    let mut reader = collector
+        .read(
+            EventFilter {
+                r#where: r#"kind == "exec" && argv.size() > 0"#.to_owned(),
+                ..EventFilter::default()
+            },
+            0,
+        )
+        .await;
     let (seen, skipped, _) = reader.until(2000).await;
     writing.await.unwrap();
     assert_eq!(skipped, 0);
@@ -167,19 +177,22 @@ async fn concurrent_arrivals_come_once_through_a_filter() {
 }
 
 #[tokio::test]
+async fn what_was_durable_before_is_not_shown_as_live() {
+    let collector = Collector::default();
+    collector.take(1, 10);
+    let mut reader = collector.serve(EventFilter::default(), None).await;
+    // Shown late, as the writer may.
+    collector.tail.publish(arrival(1, 10));
+    collector.take(11, 1);
+    assert_eq!(reader.until(11).await.0, [11]);
+}
+
+#[tokio::test]
 async fn slow_reader_never_holds_the_writer_up() {
     let collector = Collector::default();
     collector.take(1, 5000);
-    let _idle = collector.read(EventFilter::default(), 0);
-    let mut late = {
-        let filter = Filter::default();
-        Reader(serve(
-            &collector.tail,
-            filter,
-            None,
-            CancellationToken::new(),
-        ))
-    };
+    let _idle = collector.read(EventFilter::default(), 0).await;
+    let mut late = collector.serve(EventFilter::default(), None).await;
     tokio::task::yield_now().await;
     let begun = std::time::Instant::now();
     let writer = collector.clone();
@@ -202,23 +215,14 @@ fn history_holds_a_slot_while_it_is_read() {
     let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
     let collector = Collector::default();
     collector.take(1, 10);
-    let history = History {
-        store: Arc::clone(&collector.store) as Arc<dyn Store>,
-        limit: 0,
-        slot,
-    };
+    let history = History { limit: 0, slot };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let mut reader = Reader(serve(
-            &collector.tail,
-            Filter::default(),
-            Some(history),
-            stop,
-        ));
+        let filter = EventFilter::default();
+        let mut reader = collector.serve(filter, Some(history)).await;
         assert_eq!(slots.available_permits(), 0);
         let (_, _, history) = reader.until(10).await;
         while history.is_none() && reader.next().await.history.is_none() {}
