@@ -8,11 +8,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shrike_proto::event::{Action, Event, Fact, StoredEvent};
 
-/// A process of one node.
+/// Nanoseconds of a clock tick. Of a process that ran before its agent /proc
+/// tells no more (`USER_HZ` is 100), and no number is given away twice within
+/// one.
+const TICK_NS: u64 = 10_000_000;
+
+/// A process of one node: its number, and the tick of its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProcessKey {
     pub(crate) pid: u32,
-    pub(crate) start_boot_ns: u64,
+    start_ticks: u64,
+}
+
+impl ProcessKey {
+    pub(crate) fn new(pid: u32, start_boot_ns: u64) -> Self {
+        Self {
+            pid,
+            start_ticks: start_boot_ns / TICK_NS,
+        }
+    }
 }
 
 /// How a process ended.
@@ -26,6 +40,8 @@ pub(crate) struct End {
 /// What is known of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Known {
+    /// As exactly as any event tells.
+    pub(crate) start_boot_ns: u64,
     pub(crate) parent: Option<ProcessKey>,
     pub(crate) comm: Vec<u8>,
     pub(crate) exe: Vec<u8>,
@@ -50,14 +66,9 @@ impl Lineage {
     pub(crate) fn add(&mut self, stored: &StoredEvent) {
         let event = &stored.event;
         let process = &event.process;
-        let key = ProcessKey {
-            pid: process.tgid,
-            start_boot_ns: process.start_boot_ns,
-        };
-        let parent = (process.parent_tgid != 0).then_some(ProcessKey {
-            pid: process.parent_tgid,
-            start_boot_ns: process.parent_start_boot_ns,
-        });
+        let key = ProcessKey::new(process.tgid, process.start_boot_ns);
+        let parent = (process.parent_tgid != 0)
+            .then(|| ProcessKey::new(process.parent_tgid, process.parent_start_boot_ns));
         let known = self.known.entry(key).or_default();
         known.parent = known.parent.or(parent);
         known.comm = process.comm.to_vec();
@@ -68,7 +79,9 @@ impl Lineage {
             known.user = process.user.to_string();
         }
         known.uid = Some(process.uid);
-        known.started_unix_ns = known.started_unix_ns.or(started(event, key.start_boot_ns));
+        // The kernel's own number, where an ancestor's was /proc's.
+        known.start_boot_ns = process.start_boot_ns;
+        known.started_unix_ns = started(event, process.start_boot_ns);
         if let Some(verdict) = &event.verdict {
             known.action = known.action.max(Some(verdict.action));
         }
@@ -82,19 +95,17 @@ impl Lineage {
                 });
             }
             Fact::Fork(fork) => {
-                let child = ProcessKey {
-                    pid: fork.child_tgid,
-                    start_boot_ns: fork.child_start_boot_ns,
-                };
+                let child = ProcessKey::new(fork.child_tgid, fork.child_start_boot_ns);
                 // A new thread is no process.
                 if child != key {
                     let forked = Known {
+                        start_boot_ns: fork.child_start_boot_ns,
                         parent: Some(key),
                         comm: fork.child_comm.to_vec(),
                         exe: process.exe.to_vec(),
                         user: process.user.to_string(),
                         uid: Some(process.uid),
-                        started_unix_ns: started(event, child.start_boot_ns),
+                        started_unix_ns: started(event, fork.child_start_boot_ns),
                         ..Known::default()
                     };
                     self.known.entry(child).or_insert(forked);
@@ -108,18 +119,15 @@ impl Lineage {
     fn add_ancestors(&mut self, event: &Event) {
         let ancestors = &event.process.ancestors;
         for (index, ancestor) in ancestors.iter().enumerate() {
-            let key = ProcessKey {
-                pid: ancestor.tgid,
-                start_boot_ns: ancestor.start_boot_ns,
-            };
-            let parent = ancestors.get(index + 1).map(|above| ProcessKey {
-                pid: above.tgid,
-                start_boot_ns: above.start_boot_ns,
-            });
+            let key = ProcessKey::new(ancestor.tgid, ancestor.start_boot_ns);
+            let parent = ancestors
+                .get(index + 1)
+                .map(|above| ProcessKey::new(above.tgid, above.start_boot_ns));
             let known = self.known.entry(key).or_insert_with(|| Known {
+                start_boot_ns: ancestor.start_boot_ns,
                 comm: ancestor.comm.to_vec(),
                 exe: ancestor.exe.to_vec(),
-                started_unix_ns: started(event, key.start_boot_ns),
+                started_unix_ns: started(event, ancestor.start_boot_ns),
                 ..Known::default()
             });
             known.parent = known.parent.or(parent);
@@ -137,7 +145,7 @@ impl Lineage {
 
     /// Returns the processes of that number, oldest first.
     pub(crate) fn of_pid(&self, pid: u32) -> impl Iterator<Item = (ProcessKey, &Known)> {
-        let key = |start_boot_ns| ProcessKey { pid, start_boot_ns };
+        let key = |start_ticks| ProcessKey { pid, start_ticks };
         self.known
             .range(key(0)..=key(u64::MAX))
             .map(|(key, known)| (*key, known))
@@ -172,9 +180,9 @@ impl Lineage {
             }
         }
         for children in below.values_mut() {
-            children.sort_by_key(|child| (child.start_boot_ns, child.pid));
+            children.sort_by_key(|child| (child.start_ticks, child.pid));
         }
-        roots.sort_by_key(|root| (root.start_boot_ns, root.pid));
+        roots.sort_by_key(|root| (root.start_ticks, root.pid));
         (below, roots)
     }
 }
@@ -193,7 +201,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn key(pid: u32, start_boot_ns: u64) -> ProcessKey {
-        ProcessKey { pid, start_boot_ns }
+        ProcessKey::new(pid, start_boot_ns)
     }
 
     #[test]
@@ -224,13 +232,27 @@ mod tests {
     fn number_that_is_used_again_is_another_process() {
         let mut lineage = Lineage::default();
         lineage.add(&sample::exit("a", 20, 5, 0));
-        lineage.add(&sample::exec("a", 20, 9, 1, &["x"]));
+        lineage.add(&sample::exec("a", 20, 9 * SECOND, 1, &["x"]));
         let starts: Vec<u64> = lineage
             .of_pid(20)
-            .map(|(key, _)| key.start_boot_ns)
+            .map(|(_, known)| known.start_boot_ns)
             .collect();
-        assert_eq!(starts, [5, 9]);
-        assert_eq!(lineage.get(key(20, 9)).unwrap().end, None);
+        assert_eq!(starts, [5, 9 * SECOND]);
+        assert_eq!(lineage.get(key(20, 9 * SECOND)).unwrap().end, None);
+    }
+
+    #[test]
+    fn start_that_proc_told_is_the_same_process() {
+        let mut lineage = Lineage::default();
+        // Init's start as an ancestor is a whole tick.
+        lineage.add(&sample::exec("a", 20, SECOND, 1, &["x"]));
+        lineage.add(&sample::exec("a", 1, 4_321_987, 0, &["init"]));
+        let starts: Vec<u64> = lineage
+            .of_pid(1)
+            .map(|(_, known)| known.start_boot_ns)
+            .collect();
+        assert_eq!(starts, [4_321_987]);
+        assert_eq!(lineage.ancestors(key(20, SECOND)).len(), 1);
     }
 
     #[test]

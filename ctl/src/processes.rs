@@ -121,10 +121,8 @@ impl Deeds {
             Fact::Change(change) => change.result,
             Fact::Exec(exec) => exec.result,
             Fact::Fork(fork) => {
-                self.children.push(ProcessKey {
-                    pid: fork.child_tgid,
-                    start_boot_ns: fork.child_start_boot_ns,
-                });
+                self.children
+                    .push(ProcessKey::new(fork.child_tgid, fork.child_start_boot_ns));
                 return;
             }
             Fact::Exit(_) | Fact::Alert(_) => return,
@@ -158,10 +156,7 @@ impl Found {
     fn add(&mut self, stored: &StoredEvent) {
         self.lineage.add(stored);
         let process = &stored.event.process;
-        let key = ProcessKey {
-            pid: process.tgid,
-            start_boot_ns: process.start_boot_ns,
-        };
+        let key = ProcessKey::new(process.tgid, process.start_boot_ns);
         self.deeds.entry(key).or_default().add(stored);
     }
 }
@@ -255,7 +250,10 @@ fn choose(found: &Found, args: &ProcessesArgs) -> Result<Option<ProcessKey>, Fai
         .lineage
         .of_pid(args.pid)
         .map(|(key, _)| key)
-        .filter(|key| args.started.is_none_or(|start| key.start_boot_ns == start))
+        .filter(|key| {
+            args.started
+                .is_none_or(|start| *key == ProcessKey::new(args.pid, start))
+        })
         .collect();
     match keys.as_slice() {
         [] => Err(Failure::failed(anyhow::anyhow!(
@@ -276,7 +274,7 @@ fn candidates(found: &Found, args: &ProcessesArgs, output: &Output) -> String {
         .map(|(key, known)| {
             let deeds = found.deeds.get(&key);
             vec![
-                key.start_boot_ns.into(),
+                known.start_boot_ns.into(),
                 known
                     .started_unix_ns
                     .map(format_time)
@@ -304,7 +302,7 @@ fn candidates_json(found: &Found, args: &ProcessesArgs) -> Value {
 fn relative(key: ProcessKey, known: &Known) -> Value {
     json!({
         "pid": key.pid,
-        "start_boot_ns": key.start_boot_ns,
+        "start_boot_ns": known.start_boot_ns,
         "started": known.started_unix_ns.map(format_time),
         "comm": lossless(&known.comm),
         "exe": lossless(&known.exe),
@@ -368,7 +366,7 @@ impl<'a> View<'a> {
             &format!("{}[{}] on {}", Terminal(&known.comm), key.pid, self.node),
         );
         let started = known.started_unix_ns.map(format_time).unwrap_or_default();
-        line("started", &format!("{started} ({})", key.start_boot_ns));
+        line("started", &format!("{started} ({})", known.start_boot_ns));
         line("executable", &Terminal(&known.exe).to_string());
         line("arguments", &CommandLine(&known.argv).to_string());
         let user = known
@@ -518,11 +516,13 @@ mod tests {
     #[test]
     fn reused_number_needs_a_start() {
         let mut found = found();
-        found.add(&sample::exec("web-1", 20, 99, 1, &["other"]));
+        found.add(&sample::exec("web-1", 20, 99_000_000_000, 1, &["other"]));
         assert_eq!(choose(&found, &args(20, None)).unwrap(), None);
-        let chosen = choose(&found, &args(20, Some(99))).unwrap().unwrap();
-        assert_eq!(chosen.start_boot_ns, 99);
-        assert!(choose(&found, &args(20, Some(98))).is_err());
+        let chosen = choose(&found, &args(20, Some(99_000_000_000)))
+            .unwrap()
+            .unwrap();
+        assert_eq!(chosen, ProcessKey::new(20, 99_000_000_000));
+        assert!(choose(&found, &args(20, Some(98_000_000_000))).is_err());
         assert!(choose(&found, &args(21, None)).is_err());
         let listed = candidates_json(&found, &args(20, None));
         assert_eq!(listed["candidates"].as_array().unwrap().len(), 2);
