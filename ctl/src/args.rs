@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
-use shrike_proto::id::{NodeId, PolicyName};
+use shrike_proto::{
+    condition::{self, Condition},
+    id::{NodeId, PolicyName},
+};
 
 use crate::time::{Moment, parse_duration, parse_moment};
 
@@ -96,6 +99,12 @@ pub enum Command {
     Nodes(NodesArgs),
     /// Show stored events, or follow what arrives
     Events(Box<EventsArgs>),
+    /// Show a process: its ancestors, children, files and verdicts
+    Processes(ProcessesArgs),
+    /// Show what ran on a node as a tree of processes
+    Tree(TreeArgs),
+    /// Write stored events to a file, for other programs
+    Export(ExportArgs),
     /// Push, show and delete policies, and see which node enforces what
     Policy {
         /// What to do.
@@ -137,6 +146,12 @@ pub enum EventFormat {
     Compact,
     /// One JSON object a line.
     Json,
+    /// One OCSF 1.2.0 object a line.
+    Ocsf,
+    /// One ECS 8.17.0 object a line.
+    Ecs,
+    /// RFC 4180, with a header line and a column for each field.
+    Csv,
 }
 
 /// `nodes`.
@@ -178,20 +193,46 @@ pub struct NodeShowArgs {
 }
 
 const EVENTS_HELP: &str = "\
-Values of one option are joined by \"or\", options by \"and\".
-
 Examples:
-  shrikectl events --last 20
-  shrikectl events --kind exec --since 10m --exe /usr/sbin/nginx
-  shrikectl events --path /etc/ --verdict --follow
-  shrikectl events --node web-1 --since 2026-11-22T15:00:00Z -o json | jq .process.comm
+  Who touched this file on any node in the last hour?
+    shrikectl events --since 1h --path /etc/shadow
+  What did root run, other than from cron?
+    shrikectl events --since 1d --where 'kind == \"exec\" && uid == 0 && !(\"/usr/sbin/cron\" in ancestors)'
+  What happens to it from now on, after the last five minutes?
+    shrikectl events --since 5m --follow --path /etc/shadow
+  The newest twenty; every verdict; a table for a spreadsheet:
+    shrikectl events --last 20
+    shrikectl events --since 1h --verdict
+    shrikectl events --since 1h --node web-1 --kind exec -o csv > execs.csv
 
-A summary on stderr says whether the answer is complete. Ctrl-C ends --follow.";
+Values of one option are joined by \"or\", options by \"and\". A last line on stderr says how many
+events there were and whether that is all of them. Ctrl-C ends the collector's work, too.";
 
-/// `events`.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = EVENTS_HELP)]
-pub struct EventsArgs {
+const EVENTS_LONG_HELP: &str = "
+
+--where takes a condition in the Common Expression Language (https://cel.dev):
+  && || ! == != < <= > >= in + - * / %  ?:  [..]    \"text\"  5  true
+  path.startsWith(\"/etc/\")  exe.endsWith(\"sh\")  comm.contains(\"x\")  path.matches(\"^/home/[^/]+/\")
+  argv.exists(a, a == \"-c\")  argv.all(..)  argv.exists_one(..)  size(argv)  argv[0]
+  time >= timestamp(\"2026-11-22T15:00:00Z\")  time.getHours() < 6  duration(\"5m\")
+What an event does not have makes nothing true: exit_code != 0 finds exits only.
+Joined by &&, comparisons of node, kind, time, pid, uid, exe, path and action with fixed values
+skip what cannot match, as the options do.
+
+Fields:
+";
+
+fn events_long_help() -> String {
+    format!(
+        "{EVENTS_HELP}{EVENTS_LONG_HELP}{}",
+        condition::describe_fields()
+    )
+}
+
+/// Which events are meant.
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Which events")]
+pub struct FilterArgs {
     /// Only these nodes
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     pub node: Vec<NodeId>,
@@ -202,7 +243,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
     pub since: Option<Moment>,
     /// Before: a time (RFC 3339) or how long ago (90s, 5m, 2h30m, 1d)
-    #[arg(long, value_name = "WHEN", value_parser = parse_moment, conflicts_with = "follow")]
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
     pub until: Option<Moment>,
     /// Only these process IDs
     #[arg(long, value_name = "PID", value_delimiter = ',')]
@@ -219,17 +260,32 @@ pub struct EventsArgs {
     /// Only events with a verdict, or with this action's verdict
     #[arg(long, value_name = "ACTION", num_args = 0..=1, default_missing_value = "any", value_delimiter = ',')]
     pub verdict: Vec<VerdictWord>,
+    /// Only events that meet this condition (CEL); `events --help` describes it
+    #[arg(long = "where", value_name = "CEL", value_parser = parse_condition)]
+    pub condition: Option<String>,
+}
+
+/// `events`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EVENTS_HELP, after_long_help = events_long_help())]
+pub struct EventsArgs {
+    /// Which events.
+    #[command(flatten)]
+    pub filter: FilterArgs,
     /// Print at most this many
     #[arg(long, value_name = "COUNT")]
     pub limit: Option<u64>,
     /// Print the newest first
     #[arg(long, conflicts_with = "follow")]
     pub newest: bool,
+    /// Print the oldest first: what happens anyway
+    #[arg(long, conflicts_with_all = ["newest", "last"])]
+    pub oldest: bool,
     /// Print the newest COUNT, in the order they happened
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["limit", "newest"], value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub last: Option<u64>,
     /// Go on with what arrives; with --since or --last, after what is stored
-    #[arg(short, long, conflicts_with = "limit")]
+    #[arg(short, long, conflicts_with_all = ["limit", "until"])]
     pub follow: bool,
     /// Format
     #[arg(short, long, default_value = "compact")]
@@ -237,6 +293,99 @@ pub struct EventsArgs {
     /// No summary on stderr
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+const PROCESSES_HELP: &str = "\
+Examples:
+  shrikectl processes web-1 4312
+  shrikectl processes web-1 4312 --since 1d --started 884213310021
+  shrikectl processes web-1 4312 -o json | jq '.files[].path'
+
+Where several processes had the number, they are listed with their starts, and the command ends
+with 2.";
+
+/// `processes`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = PROCESSES_HELP)]
+pub struct ProcessesArgs {
+    /// The node's name
+    pub node: NodeId,
+    /// The process ID
+    pub pid: u32,
+    /// Which process of that number: its start, as the list of them says
+    #[arg(long, value_name = "START")]
+    pub started: Option<u64>,
+    /// Look no further back: a time (RFC 3339) or how long ago (90s, 5m, 2h30m, 1d)
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub since: Option<Moment>,
+    /// Look before: a time (RFC 3339) or how long ago
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub until: Option<Moment>,
+    /// Format
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
+}
+
+const TREE_HELP: &str = "\
+Examples:
+  shrikectl tree web-1 --since 10m
+  shrikectl tree web-1 --since 2026-11-22T15:00:00Z --until 2026-11-22T15:05:00Z --pid 4312";
+
+/// `tree`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = TREE_HELP)]
+pub struct TreeArgs {
+    /// The node's name
+    pub node: NodeId,
+    /// Not before: a time (RFC 3339) or how long ago (90s, 5m, 2h30m, 1d)
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment, default_value = "1h")]
+    pub since: Moment,
+    /// Before: a time (RFC 3339) or how long ago
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub until: Option<Moment>,
+    /// Only this process and what is below it
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+const EXPORT_HELP: &str = "\
+Examples:
+  shrikectl export --since 1d --format parquet --output day.parquet
+  duckdb -c \"select exe, count(*) from 'day.parquet' where kind = 'exec' group by 1 order by 2 desc\"
+  shrikectl export --node web-1 --format ndjson | zstd > web-1.ndjson.zst
+
+Columns of a Parquet file are the fields that `shrikectl events --help` lists.";
+
+/// `export`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXPORT_HELP)]
+pub struct ExportArgs {
+    /// Which events.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Format
+    #[arg(long, default_value = "ndjson")]
+    pub format: ExportFormat,
+    /// File to write, replaced only when all is in it; left out: stdout
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// How to export events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object a line.
+    Ndjson,
+    /// Apache Parquet, one typed column for each field.
+    Parquet,
+}
+
+/// Checks a condition with the code that the collector runs it with.
+fn parse_condition(text: &str) -> Result<String, String> {
+    match Condition::compile(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A kind of event.
@@ -444,7 +593,7 @@ mod tests {
             let Command::Events(events) = args.command else {
                 panic!("{line:?} is no events command")
             };
-            assert_eq!(events.verdict, expect, "{line:?}");
+            assert_eq!(events.filter.verdict, expect, "{line:?}");
         };
         check(&[], &[]);
         check(&["--verdict"], &[VerdictWord::Any]);
@@ -457,6 +606,28 @@ mod tests {
     }
 
     #[test]
+    fn help_answers_who_touched_this_file() {
+        let mut command = Args::command();
+        let events = command.find_subcommand_mut("events").unwrap();
+        let short = events.render_help().to_string();
+        assert!(short.contains("Who touched this file on any node in the last hour?"));
+        assert!(short.contains("shrikectl events --since 1h --path /etc/shadow"));
+        let long = events.render_long_help().to_string();
+        assert!(long.contains("path_as_asked"), "the fields are listed");
+    }
+
+    #[test]
+    fn wrong_condition_is_shown_with_its_place() {
+        let line = ["shrikectl", "events", "--where", "uid == 0 && exee == 1"];
+        let text = Args::try_parse_from(line).unwrap_err().to_string();
+        assert!(
+            text.contains("\n  uid == 0 && exee == 1\n              ^^^^\n"),
+            "{text}"
+        );
+        assert!(text.contains("did you mean `exe`?"), "{text}");
+    }
+
+    #[test]
     fn contradictions_are_usage_errors() {
         let check = |line: &[&str]| {
             let error = Args::try_parse_from([&["shrikectl"], line].concat()).unwrap_err();
@@ -466,6 +637,10 @@ mod tests {
         check(&["events", "--last", "3", "--limit", "4"]);
         check(&["events", "--since", "yesterday-ish"]);
         check(&["events", "--node", "Not A Node"]);
+        check(&["events", "--where", "exee == 1"]);
+        check(&["events", "--newest", "--oldest"]);
+        check(&["events", "--until", "1h", "--follow"]);
+        check(&["processes", "web-1"]);
         check(&["policy", "push"]);
         check(&["policy", "push", "--dry-run", "--no-wait", "p.yaml"]);
         check(&["policy", "show", "NO"]);

@@ -1,29 +1,29 @@
 //! `events`: what is stored, what arrives, or the one and then the other.
 
-mod filter;
-mod summary;
+pub(crate) mod filter;
+mod printer;
+pub(crate) mod reading;
+pub(crate) mod summary;
 mod tail;
 
-use std::{collections::VecDeque, io::Write as _};
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use shrike_proto::{
-    event::{
-        StoredEvent,
-        compact::{Colour, write_compact},
-        json::write_json,
-    },
-    wire::admin::{EventFilter, Order, QueryEventsRequest, StoredEvent as WireStoredEvent},
+    event::StoredEvent,
+    wire::admin::{EventFilter, Order, QueryEventsRequest},
 };
 
 use crate::{
-    args::{EventFormat, EventsArgs, Global},
+    args::{EventsArgs, Global},
     connection::Connection,
     failure::{Exit, Failure},
     output::{Output, stdout_closed},
 };
+use printer::Printer;
+use reading::{Reading, decode, interrupted};
 use summary::Summary;
-use tail::{Delivered, Tail};
+use tail::Tail;
 
 /// `events`
 pub(crate) async fn run(
@@ -31,64 +31,46 @@ pub(crate) async fn run(
     args: EventsArgs,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let filter = filter::from_args(&args, Timestamp::now());
+    let filter = filter::from_args(&args.filter, Timestamp::now());
     let connection = Connection::open(global).await?;
-    let printer = Printer {
-        format: args.output,
-        colour: output.colour(),
-    };
+    let mut printer = Printer::new(args.output, output.colour());
     let mut summary = Summary::default();
     let result = tokio::select! {
-        // Whoever presses Ctrl-C has seen enough, and wants the summary.
+        // Whoever presses Ctrl-C has seen enough, and wants the summary. The
+        // stream is dropped with the future, and that ends the collector's
+        // work.
         result = interrupted() => result,
         () = stdout_closed() => return Ok(Exit::Ok),
-        result = print(&connection, &args, filter, &printer, &mut summary) => result,
+        result = print(&connection, &args, filter, &mut printer, &mut summary) => result,
     };
-    if !args.quiet && !is_closed(&result) {
+    if !args.quiet && !result.as_ref().is_err_and(Failure::is_closed_pipe) {
         summary.report(output);
     }
     result?;
     Ok(Exit::Ok)
 }
 
-async fn interrupted() -> Result<(), Failure> {
-    tokio::signal::ctrl_c()
-        .await
-        .map_err(|error| Failure::failed(error).doing("cannot listen for Ctrl-C"))
-}
-
-fn is_closed(result: &Result<(), Failure>) -> bool {
-    result.as_ref().is_err_and(Failure::is_closed_pipe)
-}
-
 async fn print(
     connection: &Connection,
     args: &EventsArgs,
     filter: EventFilter,
-    printer: &Printer,
+    printer: &mut Printer,
     summary: &mut Summary,
 ) -> Result<(), Failure> {
+    printer.begin()?;
     if !args.follow {
-        let mut delivered = Delivered::default();
-        return query(connection, args, filter, printer, summary, &mut delivered).await;
-    }
-    // The tail begins before the query, so that nothing falls between them;
-    // what both deliver is known by its sequence number.
-    let mut tail = Tail::open(connection, filter.clone()).await?;
-    let mut delivered = Delivered::default();
-    if args.since.is_some() || args.last.is_some() {
-        query(connection, args, filter, printer, summary, &mut delivered).await?;
+        return query(connection, args, filter, printer, summary).await;
     }
     summary.follow();
-    while let Some((events, skipped)) = tail.next().await? {
-        let events = decode(events, summary);
-        let fresh: Vec<StoredEvent> = events
-            .into_iter()
-            .filter(|event| !delivered.contains(event))
-            .collect();
-        summary.printed += fresh.len() as u64;
-        summary.skipped += skipped;
-        printer.print(&fresh)?;
+    let mut tail = Tail::open(connection, args, filter).await?;
+    while let Some(message) = tail.next().await? {
+        let events = decode(message.events, summary);
+        summary.printed += events.len() as u64;
+        summary.skipped += message.skipped;
+        printer.print(&events)?;
+        if let Some(history) = message.history {
+            summary.end(history, None);
+        }
     }
     Ok(())
 }
@@ -97,9 +79,8 @@ async fn query(
     connection: &Connection,
     args: &EventsArgs,
     filter: EventFilter,
-    printer: &Printer,
+    printer: &mut Printer,
     summary: &mut Summary,
-    delivered: &mut Delivered,
 ) -> Result<(), Failure> {
     let newest_first = args.newest || args.last.is_some();
     let order = if newest_first {
@@ -111,22 +92,15 @@ async fn query(
     if limit == Some(0) {
         return Ok(());
     }
-    let mut stream = connection
-        .events()
-        .query_events(QueryEventsRequest {
-            filter: Some(filter),
-            order: order.into(),
-            limit: limit.unwrap_or_default(),
-        })
-        .await?
-        .into_inner();
+    let request = QueryEventsRequest {
+        filter: Some(filter),
+        order: order.into(),
+        limit: limit.unwrap_or_default(),
+    };
+    let mut reading = Reading::open(connection, request).await?;
     // `--last` turns the order around, and is bounded by its own range.
     let mut held: VecDeque<StoredEvent> = VecDeque::new();
-    while let Some(response) = stream.message().await? {
-        let events = decode(response.events, summary);
-        if args.follow {
-            events.iter().for_each(|event| delivered.insert(event));
-        }
+    while let Some(events) = reading.next(summary).await? {
         if args.last.is_some() {
             for event in events {
                 held.push_front(event);
@@ -135,49 +109,7 @@ async fn query(
             summary.printed += events.len() as u64;
             printer.print(&events)?;
         }
-        if let Some(end) = response.summary {
-            summary.end(end, limit);
-        }
     }
     summary.printed += held.len() as u64;
     printer.print(held.make_contiguous())
-}
-
-/// Converts events; one that this version cannot read is counted, not fatal.
-fn decode(events: Vec<WireStoredEvent>, summary: &mut Summary) -> Vec<StoredEvent> {
-    events
-        .into_iter()
-        .filter_map(|event| match StoredEvent::try_from(event) {
-            Ok(event) => Some(event),
-            Err(error) => {
-                summary.unreadable(error);
-                None
-            }
-        })
-        .collect()
-}
-
-struct Printer {
-    format: EventFormat,
-    colour: Colour,
-}
-
-impl Printer {
-    /// Prints events in one write, so that readers see whole lines at once.
-    fn print(&self, events: &[StoredEvent]) -> Result<(), Failure> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let mut text = Vec::with_capacity(events.len() * 256);
-        for event in events {
-            match self.format {
-                EventFormat::Compact => write_compact(&mut text, event, self.colour)?,
-                EventFormat::Json => write_json(&mut text, event)?,
-            }
-        }
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(&text)?;
-        stdout.flush()?;
-        Ok(())
-    }
 }

@@ -9,13 +9,19 @@ pub mod args;
 mod connection;
 mod context;
 mod events;
+mod export;
 mod failure;
+mod lineage;
 mod nodes;
 mod output;
 mod pki;
 mod policy;
+mod processes;
+#[cfg(test)]
+mod sample;
 mod table;
 mod time;
+mod tree;
 
 use clap::CommandFactory as _;
 use shrike_proto::{
@@ -96,6 +102,9 @@ async fn command(args: Args, output: &Output) -> Result<Exit, Failure> {
             Some(NodesCommand::Forget(forget)) => nodes::forget(&global, forget, output).await,
         },
         Command::Events(events) => events::run(&global, *events, output).await,
+        Command::Processes(processes) => processes::run(&global, processes, output).await,
+        Command::Tree(tree) => tree::run(&global, tree, output).await,
+        Command::Export(export) => export::run(&global, export, output).await,
         Command::Policy { command } => policy::run(&global, command, output).await,
         Command::Context { command } => match command {
             ContextCommand::Set { name } => context::set(&global, &name, output),

@@ -62,6 +62,11 @@ impl Output {
         self.stdout
     }
 
+    /// Says whether a person would see data as it is written.
+    pub(crate) fn is_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
     /// Returns whether what is not data may be coloured.
     pub(crate) fn error_colour(&self) -> Colour {
         self.stderr

@@ -7,12 +7,16 @@
 //! `TryFrom` beside each type, and are never a bare `String` again.
 
 pub mod batch;
+#[cfg(feature = "condition")]
+pub mod condition;
 pub mod escape;
 pub mod event;
 pub mod id;
 pub mod identity;
 pub mod ledger;
 pub mod policy;
+#[cfg(any(feature = "condition", feature = "document"))]
+mod suggest;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;
 pub mod tls;

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     query::{self, Filter, Queries},
     store::{Order, Store},
-    tail::{self, Tail},
+    tail::{self, History, Tail},
 };
 
 /// Answers queries and tails.
@@ -79,8 +79,18 @@ impl EventService for EventAdmin {
         &self,
         request: Request<TailEventsRequest>,
     ) -> Result<Response<Self::TailEventsStream>, Status> {
-        let filter = filter(request.into_inner().filter)?;
-        let chunks = tail::serve(&self.tail, filter, self.stop.clone());
+        let request = request.into_inner();
+        let filter = filter(request.filter)?;
+        let history = if request.history {
+            Some(History {
+                limit: request.history_limit,
+                slot: self.queries.admit()?,
+            })
+        } else {
+            None
+        };
+        let store = Arc::clone(&self.store);
+        let chunks = tail::serve(&self.tail, store, filter, history, self.stop.clone()).await?;
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
 }

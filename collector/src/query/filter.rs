@@ -1,17 +1,20 @@
 //! Which events are asked for: on a block's footer, and on an event.
+//!
+//! The typed fields of a request and the simple parts of its condition are
+//! the same [`Term`]s, so that both skip the same blocks; CEL is evaluated
+//! last, on the events that all terms leave.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use shrike_proto::{
+    condition::{Condition, ConditionError, Term},
     event::{Action, Event, Kind},
-    id::{IdError, NodeId},
+    id::{Epoch, IdError, NodeId},
     wire::admin,
 };
 
-use crate::store::{
-    block::{BlockKey, Footer, action_bit, kind_bit},
-    bloom::{self, Tag},
-};
+use super::prune;
+use crate::store::block::{BlockKey, Footer};
 
 /// Values in one term: more is a mistake, and each costs time for every
 /// event.
@@ -40,42 +43,29 @@ pub enum FilterError {
         /// How many.
         count: usize,
     },
+    /// The condition does not compile.
+    #[error("the condition is wrong: {0}")]
+    Condition(#[from] Box<ConditionError>),
 }
 
-/// Terms joined by "and", the values in each by "or"; an empty term matches
-/// everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Terms joined by "and", the values in each by "or".
+#[derive(Debug, Clone)]
 pub struct Filter {
-    /// Nodes.
-    pub nodes: BTreeSet<NodeId>,
     /// Inclusive, Unix nanoseconds.
     pub since_unix_ns: i64,
     /// Exclusive, Unix nanoseconds.
     pub until_unix_ns: i64,
-    /// Kinds, a bit each; 0 for all.
-    kinds: u32,
-    tgids: BTreeSet<u32>,
-    uids: BTreeSet<u32>,
-    executables: Vec<Vec<u8>>,
-    path_prefixes: Vec<Vec<u8>>,
-    /// Actions, a bit each; 0 for all.
-    actions: u32,
-    with_verdict: bool,
+    terms: Vec<Term>,
+    condition: Option<Arc<Condition>>,
 }
 
 impl Default for Filter {
     fn default() -> Self {
         Self {
-            nodes: BTreeSet::new(),
             since_unix_ns: i64::MIN,
             until_unix_ns: i64::MAX,
-            kinds: 0,
-            tgids: BTreeSet::new(),
-            uids: BTreeSet::new(),
-            executables: Vec::new(),
-            path_prefixes: Vec::new(),
-            actions: 0,
-            with_verdict: false,
+            terms: Vec::new(),
+            condition: None,
         }
     }
 }
@@ -97,12 +87,7 @@ impl TryFrom<admin::EventFilter> for Filter {
                 return Err(FilterError::TooMany { term, count });
             }
         }
-        let parsed = Self {
-            nodes: filter
-                .nodes
-                .iter()
-                .map(|node| NodeId::parse(node))
-                .collect::<Result<_, _>>()?,
+        let mut parsed = Self {
             since_unix_ns: match filter.since_unix_ns {
                 0 => i64::MIN,
                 since => since,
@@ -111,22 +96,31 @@ impl TryFrom<admin::EventFilter> for Filter {
                 0 => i64::MAX,
                 until => until,
             },
-            kinds: filter.kinds.iter().try_fold(0, |bits, kind| {
-                Ok::<_, FilterError>(bits | kind_bit(parse_kind(*kind)?))
-            })?,
-            tgids: filter.tgids.into_iter().collect(),
-            uids: filter.uids.into_iter().collect(),
-            executables: filter.executables,
-            path_prefixes: filter.path_prefixes,
-            actions: filter.actions.iter().try_fold(0, |bits, action| {
-                let parsed = Action::from_wire(*action, "filter.actions")
-                    .map_err(|_| FilterError::Action(*action))?;
-                Ok::<_, FilterError>(bits | action_bit(parsed))
-            })?,
-            with_verdict: filter.with_verdict,
+            terms: Vec::new(),
+            condition: None,
         };
         if parsed.since_unix_ns >= parsed.until_unix_ns {
             return Err(FilterError::EmptyTime);
+        }
+        for node in &filter.nodes {
+            NodeId::parse(node)?;
+        }
+        let kinds = filter.kinds.iter().map(|kind| parse_kind(*kind));
+        let actions = filter.actions.iter().map(|action| {
+            Action::from_wire(*action, "filter.actions").map_err(|_| FilterError::Action(*action))
+        });
+        parsed.narrow(filter.nodes, Term::Nodes);
+        parsed.narrow(kinds.collect::<Result<_, _>>()?, Term::Kinds);
+        parsed.narrow(filter.tgids, Term::Pids);
+        parsed.narrow(filter.uids, Term::Uids);
+        parsed.narrow(filter.executables, Term::Executables);
+        parsed.narrow(filter.path_prefixes, Term::PathPrefixes);
+        parsed.narrow(actions.collect::<Result<_, _>>()?, Term::Actions);
+        if filter.with_verdict {
+            parsed.terms.push(Term::Verdict);
+        }
+        if !filter.r#where.is_empty() {
+            parsed.add_condition(&filter.r#where)?;
         }
         Ok(parsed)
     }
@@ -145,31 +139,66 @@ fn parse_kind(kind: i32) -> Result<Kind, FilterError> {
 }
 
 impl Filter {
-    /// Says whether an event is asked for.
-    pub fn matches(&self, node: &NodeId, event: &Event) -> bool {
-        let process = &event.process;
-        (self.since_unix_ns..self.until_unix_ns).contains(&event.time_unix_ns)
-            && self.selects_node(node)
-            && (self.kinds == 0 || self.kinds & kind_bit(event.fact.kind()) != 0)
-            && (self.tgids.is_empty() || self.tgids.contains(&process.tgid))
-            && (self.uids.is_empty() || self.uids.contains(&process.uid))
-            && (self.executables.is_empty()
-                || self.executables.iter().any(|exe| **exe == *process.exe))
-            && (self.path_prefixes.is_empty()
-                || event.fact.path().is_some_and(|path| {
-                    self.path_prefixes
-                        .iter()
-                        .any(|prefix| path.starts_with(prefix))
-                }))
-            && match event.action() {
-                Some(action) => self.actions == 0 || self.actions & action_bit(action) != 0,
-                None => self.actions == 0 && !self.with_verdict,
+    /// Adds a term, unless it has no values: then it matches everything.
+    fn narrow<T>(&mut self, values: Vec<T>, term: fn(Vec<T>) -> Term) {
+        if !values.is_empty() {
+            self.terms.push(term(values));
+        }
+    }
+
+    fn add_condition(&mut self, source: &str) -> Result<(), FilterError> {
+        let condition = Condition::compile(source).map_err(Box::new)?;
+        for term in condition.terms() {
+            match term {
+                Term::Since(since) => self.since_unix_ns = self.since_unix_ns.max(*since),
+                Term::Until(until) => self.until_unix_ns = self.until_unix_ns.min(*until),
+                Term::Nodes(_)
+                | Term::Kinds(_)
+                | Term::Pids(_)
+                | Term::Uids(_)
+                | Term::Executables(_)
+                | Term::Paths(_)
+                | Term::PathPrefixes(_)
+                | Term::Actions(_)
+                | Term::Verdict => {}
             }
+        }
+        // A range that ends before it begins is an empty one.
+        self.until_unix_ns = self.until_unix_ns.max(self.since_unix_ns);
+        self.terms.extend_from_slice(condition.terms());
+        if !condition.is_simple() {
+            self.condition = Some(Arc::new(condition));
+        }
+        Ok(())
+    }
+
+    /// Returns the filter without a beginning, but for what its condition says.
+    #[must_use]
+    pub fn from_any_time(mut self) -> Self {
+        self.since_unix_ns = i64::MIN;
+        self
+    }
+
+    /// Returns the filter with another beginning.
+    #[must_use]
+    pub fn from_time(mut self, since_unix_ns: i64) -> Self {
+        self.since_unix_ns = since_unix_ns;
+        self
+    }
+
+    /// Says whether an event is asked for.
+    pub fn matches(&self, node: &NodeId, epoch: Epoch, event: &Event) -> bool {
+        (self.since_unix_ns..self.until_unix_ns).contains(&event.time_unix_ns)
+            && self.terms.iter().all(|term| term.matches(node, event))
+            && self
+                .condition
+                .as_ref()
+                .is_none_or(|condition| condition.matches_rest(node, epoch, event))
     }
 
     /// Says whether the filter is about this node.
     pub fn selects_node(&self, node: &NodeId) -> bool {
-        self.nodes.is_empty() || self.nodes.contains(node)
+        prune::selects_node(&self.terms, node)
     }
 
     /// Says whether a block may hold an event that is asked for: never
@@ -177,36 +206,10 @@ impl Filter {
     pub fn may_match(&self, key: &BlockKey, footer: &Footer) -> bool {
         key.time_min_unix_ns < self.until_unix_ns
             && footer.time_max_unix_ns >= self.since_unix_ns
-            && self.selects_node(&key.node)
-            && (self.kinds == 0 || self.kinds & footer.kinds != 0)
-            && (self.actions == 0 || self.actions & footer.actions != 0)
-            && (!self.with_verdict || footer.actions != 0)
-            && (self.tgids.is_empty()
-                || self.tgids.iter().any(|tgid| {
-                    footer
-                        .bloom
-                        .may_contain(bloom::hash(Tag::Tgid, &tgid.to_le_bytes()))
-                }))
-            && (self.uids.is_empty()
-                || footer
-                    .uids
-                    .as_ref()
-                    .is_none_or(|uids| uids.iter().any(|uid| self.uids.contains(uid))))
-            && (self.executables.is_empty()
-                || self
-                    .executables
-                    .iter()
-                    .any(|exe| footer.bloom.may_contain(bloom::hash(Tag::Executable, exe))))
-            && (self.path_prefixes.is_empty()
-                || self.path_prefixes.iter().any(|prefix| {
-                    // Only whole directories are hashed.
-                    match prefix.iter().rposition(|byte| *byte == b'/') {
-                        Some(slash) => footer
-                            .bloom
-                            .may_contain(bloom::hash(Tag::Directory, &prefix[..=slash])),
-                        None => true,
-                    }
-                }))
+            && self
+                .terms
+                .iter()
+                .all(|term| prune::may_match(term, key, footer))
     }
 }
 
@@ -233,17 +236,31 @@ mod tests {
             ),
             prop::collection::vec(1..5i32, 0..2),
             any::<bool>(),
+            prop::sample::select(vec![
+                "",
+                r#"exe == "/usr/bin/cat" && uid == 0"#,
+                r#"path == "/etc/shadow" || path == "/etc/passwd""#,
+                r#"path.startsWith("/usr/") && !(kind == "exec")"#,
+                r#"kind in ["fork", "open"] && pid in [3, 5, 7]"#,
+                r#"node == "node-a" && time >= timestamp("2025-01-01T00:00:00.030Z")"#,
+                r#"time < timestamp("2025-01-01T00:00:00.020Z") && verdict"#,
+                r#"action == "kill" && exe.endsWith("cat")"#,
+                r#"node == "elsewhere""#,
+            ]),
         )
             .prop_map(
-                |(kinds, tgids, uids, exes, prefixes, actions, with_verdict)| admin::EventFilter {
-                    kinds,
-                    tgids,
-                    uids,
-                    executables: exes.iter().map(|exe| exe.as_bytes().to_vec()).collect(),
-                    path_prefixes: prefixes.iter().map(|it| it.as_bytes().to_vec()).collect(),
-                    actions,
-                    with_verdict,
-                    ..admin::EventFilter::default()
+                |(kinds, tgids, uids, exes, prefixes, actions, with_verdict, condition)| {
+                    admin::EventFilter {
+                        kinds,
+                        tgids,
+                        uids,
+                        executables: exes.iter().map(|exe| exe.as_bytes().to_vec()).collect(),
+                        path_prefixes: prefixes.iter().map(|it| it.as_bytes().to_vec()).collect(),
+                        actions,
+                        with_verdict,
+                        r#where: condition.to_owned(),
+                        ..admin::EventFilter::default()
+                    }
                 },
             )
     }
@@ -255,7 +272,7 @@ mod tests {
             let events = sample::events(first, count);
             let summary = Summary::gather(&events, 1);
             let key = sample::block_key(&events);
-            if events.iter().any(|event| filter.matches(&key.node, event)) {
+            if events.iter().any(|event| filter.matches(&key.node, key.epoch, event)) {
                 prop_assert!(filter.may_match(&key, &summary.footer(1)));
             }
         }
@@ -289,9 +306,71 @@ mod tests {
     }
 
     #[test]
+    fn condition_skips_what_typed_terms_skip() {
+        let events = sample::events(1, 50);
+        let footer = Summary::gather(&events, 1).footer(1);
+        let key = sample::block_key(&events);
+        let check = |condition: &str, skipped: bool| {
+            let filter = Filter::try_from(admin::EventFilter {
+                r#where: condition.to_owned(),
+                ..Default::default()
+            })
+            .unwrap();
+            assert_eq!(!filter.may_match(&key, &footer), skipped, "{condition}");
+        };
+        check(r#"exe == "/nowhere""#, true);
+        check(r#"exe == "/nowhere" && argv.exists(a, a == "x")"#, true);
+        check(r#"exe in ["/nowhere", "/nowhere/else"]"#, true);
+        check(r#"exe == "/nowhere" || exe == "/nowhere/else""#, true);
+        check(r#"path == "/nowhere/file""#, true);
+        check(r#"path.startsWith("/nowhere/")"#, true);
+        check("uid == 77", true);
+        check("pid == 7777777", true);
+        check(r#"node == "elsewhere""#, true);
+        check(r#"kind == "alert""#, true);
+        check(r#"action == "deny""#, true);
+        check(r#"time < timestamp("2025-01-01T00:00:00Z")"#, true);
+        check(r#"time > timestamp("2025-01-02T00:00:00Z")"#, true);
+        check(r#"exe == "/usr/bin/cat""#, false);
+        check(r#"exe != "/nowhere""#, false);
+        check(r#"exe == "/nowhere" || uid == 0"#, false);
+    }
+
+    #[test]
+    fn condition_that_contradicts_itself_matches_nothing() {
+        let filter = Filter::try_from(admin::EventFilter {
+            r#where: r#"time > timestamp("2025-01-02T00:00:00Z") && time < timestamp("2025-01-01T00:00:00Z")"#.to_owned(),
+            ..Default::default()
+        })
+        .unwrap();
+        assert!(filter.since_unix_ns >= filter.until_unix_ns);
+        let events = sample::events(1, 5);
+        let key = sample::block_key(&events);
+        assert!(
+            !events
+                .iter()
+                .any(|event| filter.matches(&key.node, key.epoch, event))
+        );
+    }
+
+    #[test]
+    fn wrong_condition_is_refused_with_its_place() {
+        let error = Filter::try_from(admin::EventFilter {
+            r#where: "uid == 0 && exee == 1".to_owned(),
+            ..Default::default()
+        })
+        .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("column 13") && text.contains("did you mean `exe`?"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         let check = |filter: admin::EventFilter, error: FilterError| {
-            assert_eq!(Filter::try_from(filter), Err(error));
+            assert_eq!(Filter::try_from(filter).unwrap_err(), error);
         };
         check(
             admin::EventFilter {

@@ -18,7 +18,7 @@ use std::{
 
 use shrike_proto::event::{Event, StoredEvent};
 
-use super::Filter;
+use super::{Filter, Window};
 use crate::store::{
     Order, Store, StoreError,
     block::{self, BLOCK_SPAN_NS_MAX, BlockError, BlockKey, Footer},
@@ -55,18 +55,44 @@ pub struct QueryStats {
     pub blocks_pruned: u64,
 }
 
-/// Runs a query; `emit` gets each event in order and may stop it. A `limit`
-/// of 0 is none.
+/// What is looked for, and for whom.
+pub struct Search<'a> {
+    /// Which events.
+    pub filter: &'a Filter,
+    /// Which part of the store; `None` for all of it.
+    pub window: Option<&'a Window>,
+    /// In which order they go out.
+    pub order: Order,
+    /// How many at most; 0 for all.
+    pub limit: u64,
+    /// Says whether nobody waits for the answer any more. Asked for each
+    /// block, because a search that finds nothing has nothing to send by
+    /// which it would notice.
+    pub is_abandoned: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for Search<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Search").finish_non_exhaustive()
+    }
+}
+
+/// Runs a query; `emit` gets each event in order and may stop it.
 ///
 /// # Errors
 /// [`QueryError`] when the store cannot be read.
 pub fn run(
     store: &dyn Store,
-    filter: &Filter,
-    order: Order,
-    limit: u64,
+    search: &Search<'_>,
     mut emit: impl FnMut(StoredEvent) -> ControlFlow<()>,
 ) -> Result<QueryStats, QueryError> {
+    let Search {
+        filter,
+        window,
+        order,
+        limit,
+        is_abandoned,
+    } = *search;
     let mut stats = QueryStats::default();
     let mut footers = store.footers(
         filter.since_unix_ns.saturating_sub(BLOCK_SPAN_NS_MAX),
@@ -92,15 +118,18 @@ pub fn run(
                     return Ok(stats);
                 }
             }
+        } else if is_abandoned() {
+            return Ok(stats);
         } else if next_block <= unlisted
             && let Some(Reverse(block)) = blocks.pop()
         {
             stats.blocks_read += 1;
-            load(store, &block, filter, order, &mut events)?;
+            load(store, &block, filter, window, order, &mut events)?;
         } else if let Some(listed) = footers.next() {
             let (key, footer) = listed?;
             unlisted = unlisted_from(&key, order);
-            if filter.may_match(&key, &footer) {
+            let in_window = window.is_none_or(|window| window.may_hold(&key, &footer));
+            if in_window && filter.may_match(&key, &footer) {
                 blocks.push(Reverse(WaitingBlock::new(key, footer, order)));
             } else {
                 stats.blocks_pruned += 1;
@@ -135,6 +164,7 @@ fn load(
     store: &dyn Store,
     block: &WaitingBlock,
     filter: &Filter,
+    window: Option<&Window>,
     order: Order,
     events: &mut BinaryHeap<Reverse<WaitingEvent>>,
 ) -> Result<(), QueryError> {
@@ -148,10 +178,14 @@ fn load(
             source,
         }
     })?;
+    let stream = block.key.stream();
     events.extend(
         decoded
             .into_iter()
-            .filter(|event| filter.matches(&block.key.node, event))
+            .filter(|event| {
+                window.is_none_or(|window| window.holds(&stream, event))
+                    && filter.matches(&stream.node, stream.epoch, event)
+            })
             .map(|event| Reverse(WaitingEvent::new(&block.key, event, order))),
     );
     Ok(())
@@ -256,10 +290,21 @@ mod tests {
         sample,
         store::{Commit, memory::MemoryStore},
     };
+    use shrike_proto::wire::admin;
+
+    fn search(filter: &Filter, order: Order, limit: u64) -> Search<'_> {
+        Search {
+            filter,
+            window: None,
+            order,
+            limit,
+            is_abandoned: &|| false,
+        }
+    }
 
     fn collect(store: &dyn Store, order: Order, limit: u64) -> (Vec<i64>, QueryStats) {
         let mut times = Vec::new();
-        let stats = run(store, &Filter::default(), order, limit, |stored| {
+        let stats = run(store, &search(&Filter::default(), order, limit), |stored| {
             times.push(stored.event.time_unix_ns);
             ControlFlow::Continue(())
         })
@@ -306,12 +351,37 @@ mod tests {
     fn reader_that_leaves_stops_the_query() {
         let store = store_with(&[vec![1; 50], vec![2; 50]]);
         let mut seen = 0;
-        run(&store, &Filter::default(), Order::OldestFirst, 0, |_| {
+        let filter = Filter::default();
+        run(&store, &search(&filter, Order::OldestFirst, 0), |_| {
             seen += 1;
             ControlFlow::Break(())
         })
         .unwrap();
         assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn search_that_finds_nothing_ends_when_its_reader_leaves() {
+        let store = store_with(&(0..50).map(|n| vec![n * 1000; 10]).collect::<Vec<_>>());
+        let filter = Filter::try_from(admin::EventFilter {
+            r#where: r#"comm.endsWith("nothing")"#.to_owned(),
+            ..admin::EventFilter::default()
+        })
+        .unwrap();
+        let asked = std::cell::Cell::new(0);
+        let stats = run(
+            &store,
+            &Search {
+                is_abandoned: &|| {
+                    asked.set(asked.get() + 1);
+                    asked.get() > 5
+                },
+                ..search(&filter, Order::OldestFirst, 0)
+            },
+            |_| unreachable!("nothing matches"),
+        )
+        .unwrap();
+        assert!(stats.blocks_read < 6, "{stats:?}");
     }
 
     proptest! {

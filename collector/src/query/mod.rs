@@ -5,8 +5,11 @@
 
 mod filter;
 mod merge;
+mod prune;
 mod service;
+mod window;
 
 pub use filter::{Filter, FilterError};
-pub use merge::{QueryError, QueryStats, run};
-pub use service::{Queries, serve};
+pub use merge::{QueryError, QueryStats, Search, run};
+pub use service::{Queries, serve, status, summary};
+pub use window::{Marks, Window};

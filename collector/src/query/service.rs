@@ -13,7 +13,7 @@ use shrike_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
-use super::{Filter, QueryError, QueryStats, run};
+use super::{Filter, QueryError, QueryStats, Search, run};
 use crate::{
     chain::chain,
     chunk::Chunk,
@@ -66,13 +66,16 @@ pub fn serve(
     tokio::task::spawn_blocking(move || {
         let _slot = slot;
         let mut chunk = Chunk::default();
-        let result = run(&*store, &filter, order, limit, |stored| {
-            match chunk.push(stored.into()) {
-                Some(events) => send(&sender, events),
-                // A query that finds little still notices that nobody listens.
-                None if sender.is_closed() => ControlFlow::Break(()),
-                None => ControlFlow::Continue(()),
-            }
+        let search = Search {
+            filter: &filter,
+            window: None,
+            order,
+            limit,
+            is_abandoned: &|| sender.is_closed(),
+        };
+        let result = run(&*store, &search, |stored| match chunk.push(stored.into()) {
+            Some(events) => send(&sender, events),
+            None => ControlFlow::Continue(()),
         })
         .and_then(|stats| Ok(summary(&*store, &filter, stats)?));
         let last = match result {
@@ -92,7 +95,11 @@ pub fn serve(
     receiver
 }
 
-fn summary(
+/// Says what a query did, and what is missing from its range.
+///
+/// # Errors
+/// [`StoreError`] when the watermarks cannot be read.
+pub fn summary(
     store: &dyn Store,
     filter: &Filter,
     stats: QueryStats,
@@ -130,7 +137,8 @@ fn summary(
     })
 }
 
-fn status(error: &QueryError) -> Status {
+/// Makes a query's failure a status, and logs it.
+pub fn status(error: &QueryError) -> Status {
     let text = chain(error);
     tracing::error!(error = text, "a query failed");
     match error {

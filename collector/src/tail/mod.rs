@@ -1,11 +1,13 @@
 //! Live reads: what became durable, to whoever is listening.
 //!
 //! Publishing never waits. A reader that is slower than the events finds some
-//! of them gone, and is told how many.
+//! of them gone, and is told how many. Who asks for it first gets what is
+//! stored, and then what arrives, each event once.
 
+mod history;
 mod service;
 
-pub use service::serve;
+pub use service::{History, serve};
 
 use std::sync::{
     Arc, OnceLock,
@@ -125,7 +127,7 @@ impl Tail {
         let receiver = self.sender.subscribe();
         TailReader {
             receiver,
-            expected: None,
+            expected: self.published.load(Ordering::Relaxed),
         }
     }
 }
@@ -134,20 +136,25 @@ impl Tail {
 #[derive(Debug)]
 pub struct TailReader {
     receiver: broadcast::Receiver<Numbered>,
-    expected: Option<u64>,
+    expected: u64,
 }
 
 impl TailReader {
+    /// Says whether arrivals went by that this reader will not see.
+    pub fn has_missed(&self) -> bool {
+        // What waits is at most what is kept; more means that some are gone.
+        self.receiver.len() > ARRIVALS_KEPT
+    }
+
     /// Waits for the next arrival; also returns how many events were missed
     /// before it. `None` when the collector stops.
     pub async fn next(&mut self) -> Option<(u64, Arc<Arrival>)> {
         loop {
             match self.receiver.recv().await {
                 Ok(numbered) => {
-                    let expected = self.expected.unwrap_or(numbered.before);
                     let count = u64::from(numbered.arrival.encoded.count);
-                    self.expected = Some(numbered.before + count);
-                    let missed = numbered.before.saturating_sub(expected);
+                    let missed = numbered.before.saturating_sub(self.expected);
+                    self.expected = numbered.before + count;
                     return Some((missed, numbered.arrival));
                 }
                 // The numbers say how much it was.
@@ -159,11 +166,11 @@ impl TailReader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::sample;
 
-    fn arrival(first: u64, count: u64) -> Arrival {
+    pub(super) fn arrival(first: u64, count: u64) -> Arrival {
         let list = shrike_proto::wire::event::EventList {
             events: sample::events(first, count)
                 .into_iter()

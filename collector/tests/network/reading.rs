@@ -75,6 +75,171 @@ async fn queries_filter_limit_and_order() {
 }
 
 #[tokio::test]
+async fn condition_skips_blocks_and_is_refused_with_its_place() {
+    let site = Site::start();
+    let mut session = site.session().await;
+    for index in 0..5 {
+        session.send_batch(sealed(1 + index * 200, 200)).await;
+        session.ack().await;
+    }
+    let find = async |condition: &str| {
+        let request = QueryEventsRequest {
+            filter: Some(EventFilter {
+                r#where: condition.to_owned(),
+                ..EventFilter::default()
+            }),
+            order: Order::OldestFirst.into(),
+            limit: 0,
+        };
+        query(site.address(), &site.admin, request).await
+    };
+    let (opens, _) = find(r#"kind == "open" && path == "/etc/shadow" && sequence % 100 == 1"#)
+        .await
+        .unwrap();
+    let sequences: Vec<u64> = opens
+        .into_iter()
+        .map(|stored| stored.event.unwrap().sequence)
+        .collect();
+    assert!(sequences.into_iter().eq((0..10).map(|n| 1 + n * 100)));
+    let (none, summary) = find(r#"exe == "/usr/bin/dog" && argv.exists(a, a == "x")"#)
+        .await
+        .unwrap();
+    assert!(none.is_empty());
+    assert_eq!((summary.blocks_read, summary.blocks_pruned), (0, 5));
+    let status = find(r#"uid == 0 && exee == "x""#).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("column 13"), "{status}");
+    assert!(status.message().contains("did you mean `exe`?"), "{status}");
+}
+
+#[tokio::test]
+async fn follow_begins_with_what_is_stored_and_goes_on_without_a_gap() {
+    let site = Site::start();
+    let mut session = site.session().await;
+    for index in 0..10 {
+        session.send_batch(sealed(1 + index * 100, 100)).await;
+        session.ack().await;
+    }
+    let mut tail = EventServiceClient::new(channel(site.address(), &site.admin))
+        .tail_events(TailEventsRequest {
+            filter: Some(EventFilter {
+                since_unix_ns: START_UNIX_NS,
+                r#where: r#"kind == "open" || exe.endsWith("cat")"#.to_owned(),
+                ..EventFilter::default()
+            }),
+            history: true,
+            history_limit: 0,
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    // Arrives while the history is read.
+    for index in 10..60 {
+        session.send_batch(sealed(1 + index * 100, 100)).await;
+        session.ack().await;
+    }
+    let (mut sequences, mut summaries) = (Vec::new(), 0);
+    while sequences.last() != Some(&6000) {
+        let message = timeout(PATIENCE, tail.message())
+            .await
+            .expect("in time")
+            .unwrap()
+            .unwrap();
+        assert_eq!(message.skipped, 0);
+        summaries += u32::from(message.history.is_some());
+        sequences.extend(
+            message
+                .events
+                .into_iter()
+                .map(|it| it.event.unwrap().sequence),
+        );
+    }
+    assert!(sequences.into_iter().eq(1..=6000));
+    assert_eq!(summaries, 1);
+}
+
+#[tokio::test]
+async fn reader_that_reads_nothing_slows_no_session() {
+    let site = Site::start();
+    let mut session = site.session().await;
+    session.send_batch(sealed(1, 100)).await;
+    session.ack().await;
+    let mut tails = Vec::new();
+    for history in [false, true] {
+        let tail = EventServiceClient::new(channel(site.address(), &site.admin))
+            .tail_events(TailEventsRequest {
+                filter: Some(EventFilter::default()),
+                history,
+                history_limit: 0,
+            })
+            .await
+            .unwrap()
+            .into_inner();
+        tails.push(tail);
+    }
+    for index in 0..300 {
+        session.send_batch(sealed(101 + index * 1000, 1000)).await;
+        assert_eq!(session.ack().await, 1100 + index * 1000);
+    }
+    for (tail, total) in tails.iter_mut().zip([300_000, 300_100]) {
+        let (mut seen, mut skipped, mut last) = (0, 0, 0);
+        while last < 300_100 {
+            let message = timeout(PATIENCE, tail.message())
+                .await
+                .expect("in time")
+                .unwrap()
+                .unwrap();
+            skipped += message.skipped;
+            seen += message.events.len() as u64;
+            if let Some(event) = message.events.last() {
+                last = event.event.as_ref().unwrap().sequence;
+            }
+        }
+        assert_eq!(seen + skipped, total);
+        assert!(skipped > 0, "it was slow");
+    }
+}
+
+#[tokio::test]
+async fn query_whose_reader_left_makes_room_for_others() {
+    let site = Site::start();
+    let mut session = site.session().await;
+    for index in 0..20 {
+        session.send_batch(sealed(1 + index * 1000, 1000)).await;
+        session.ack().await;
+    }
+    let mut client = EventServiceClient::new(channel(site.address(), &site.admin));
+    // More than run at once; each finds nothing in whatever it reads.
+    for _ in 0..64 {
+        let request = QueryEventsRequest {
+            filter: Some(EventFilter {
+                r#where: r#"comm.matches("^no (such )*name$")"#.to_owned(),
+                ..EventFilter::default()
+            }),
+            ..QueryEventsRequest::default()
+        };
+        let left = client.query_events(request).await;
+        if let Err(status) = left {
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            break;
+        }
+    }
+    let begun = std::time::Instant::now();
+    loop {
+        let request = QueryEventsRequest {
+            limit: 1,
+            ..QueryEventsRequest::default()
+        };
+        match query(site.address(), &site.admin, request).await {
+            Ok((events, _)) => break assert_eq!(events.len(), 1),
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+        }
+        assert!(begun.elapsed() < PATIENCE, "no room");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn tail_shows_what_arrives_from_then_on() {
     let site = Site::start();
     let mut session = site.session().await;
@@ -86,6 +251,7 @@ async fn tail_shows_what_arrives_from_then_on() {
                 kinds: vec![Kind::Exit.into()],
                 ..EventFilter::default()
             }),
+            ..TailEventsRequest::default()
         })
         .await
         .unwrap()

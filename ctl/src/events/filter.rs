@@ -11,17 +11,13 @@ use shrike_proto::{
     },
 };
 
-use crate::args::{EventsArgs, KindWord, VerdictWord};
+use crate::{
+    args::{FilterArgs, KindWord, VerdictWord},
+    time::Moment,
+};
 
-pub(super) fn from_args(args: &EventsArgs, now: Timestamp) -> EventFilter {
-    let moment = |moment: Option<crate::time::Moment>| {
-        // 0 stands for an open end; the first nanosecond of 1970 can be
-        // spared.
-        moment.map_or(0, |moment| match moment.unix_ns(now) {
-            0 => 1,
-            unix_ns => unix_ns,
-        })
-    };
+/// Makes the filter of the options; `now` is what times ago count from.
+pub(crate) fn from_args(args: &FilterArgs, now: Timestamp) -> EventFilter {
     EventFilter {
         nodes: args.node.iter().map(ToString::to_string).collect(),
         kinds: args
@@ -29,8 +25,8 @@ pub(super) fn from_args(args: &EventsArgs, now: Timestamp) -> EventFilter {
             .iter()
             .map(|kind| wire_kind(*kind).into())
             .collect(),
-        since_unix_ns: moment(args.since),
-        until_unix_ns: moment(args.until),
+        since_unix_ns: bound(args.since, now),
+        until_unix_ns: bound(args.until, now),
         tgids: args.pid.clone(),
         uids: args.uid.clone(),
         executables: args.exe.iter().map(|exe| exe.as_bytes().to_vec()).collect(),
@@ -50,7 +46,17 @@ pub(super) fn from_args(args: &EventsArgs, now: Timestamp) -> EventFilter {
                 .collect()
         },
         with_verdict: !args.verdict.is_empty(),
+        r#where: args.condition.clone().unwrap_or_default(),
     }
+}
+
+/// Makes a bound of a time: 0 stands for an open end, and the first
+/// nanosecond of 1970 can be spared.
+pub(crate) fn bound(moment: Option<Moment>, now: Timestamp) -> i64 {
+    moment.map_or(0, |moment| match moment.unix_ns(now) {
+        0 => 1,
+        unix_ns => unix_ns,
+    })
 }
 
 fn wire_kind(kind: KindWord) -> Kind {
@@ -86,7 +92,7 @@ mod tests {
         let Command::Events(events) = args.command else {
             panic!("{line:?} is no events command")
         };
-        from_args(&events, Timestamp::from_second(1000).unwrap())
+        from_args(&events.filter, Timestamp::from_second(1000).unwrap())
     }
 
     #[test]
@@ -115,6 +121,8 @@ mod tests {
             "/etc/",
             "--verdict",
             "kill",
+            "--where",
+            "euid == 0",
         ];
         assert_eq!(
             filter(&line),
@@ -129,6 +137,7 @@ mod tests {
                 path_prefixes: vec![b"/etc/".to_vec()],
                 actions: vec![WireAction::Kill.into()],
                 with_verdict: true,
+                r#where: "euid == 0".to_owned(),
             }
         );
     }

@@ -12,10 +12,10 @@ use crate::output::Output;
 
 /// Counts that grow while events are printed.
 #[derive(Debug, Default)]
-pub(super) struct Summary {
-    pub(super) printed: u64,
+pub(crate) struct Summary {
+    pub(crate) printed: u64,
     /// Events that the collector left out because we read too slowly.
-    pub(super) skipped: u64,
+    pub(crate) skipped: u64,
     unreadable: u64,
     first_unreadable: Option<WireError>,
     query: Option<QuerySummary>,
@@ -24,21 +24,21 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    pub(super) fn follow(&mut self) {
+    pub(crate) fn follow(&mut self) {
         self.following = true;
     }
 
-    pub(super) fn end(&mut self, summary: QuerySummary, limit: Option<u64>) {
+    pub(crate) fn end(&mut self, summary: QuerySummary, limit: Option<u64>) {
         self.query = Some(summary);
         self.limit = limit;
     }
 
-    pub(super) fn unreadable(&mut self, error: WireError) {
+    pub(crate) fn unreadable(&mut self, error: WireError) {
         self.unreadable += 1;
         self.first_unreadable.get_or_insert(error);
     }
 
-    pub(super) fn report(&self, output: &Output) {
+    pub(crate) fn report(&self, output: &Output) {
         output.note(&self.to_string());
         if let Some(error) = &self.first_unreadable {
             output.warning(&format!(
@@ -48,6 +48,9 @@ impl Summary {
         }
     }
 
+    /// Says for each cause what is missing. Whatever else the collector comes
+    /// to know of a range (losses by hour, damaged blocks) is one more line
+    /// here.
     fn gaps(&self) -> Vec<String> {
         let mut gaps: Vec<String> = self
             .query
@@ -64,32 +67,40 @@ impl Summary {
         }
         gaps
     }
+
+    fn completeness(&self) -> Option<String> {
+        let gaps = self.gaps();
+        if !gaps.is_empty() {
+            return Some(format!("INCOMPLETE: {}", gaps.join("; ")));
+        }
+        let text = match (&self.query, self.limit) {
+            _ if self.following => "nothing skipped",
+            (None, _) => return None,
+            (Some(_), Some(limit)) if self.printed >= limit => {
+                "the limit was reached, there may be more"
+            }
+            (Some(_), _) => "complete",
+        };
+        Some(text.to_owned())
+    }
 }
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let plural = if self.printed == 1 { "" } else { "s" };
         write!(f, "{} event{plural}", self.printed)?;
+        if let Some(completeness) = self.completeness() {
+            write!(f, " · {completeness}")?;
+        }
         if let Some(query) = &self.query {
             let plural = if query.blocks_read == 1 { "" } else { "s" };
             write!(
                 f,
-                " from {} block{plural} ({} skipped by their footers)",
+                " · {} block{plural} read, {} skipped by their footers",
                 query.blocks_read, query.blocks_pruned
             )?;
         }
-        let gaps = self.gaps();
-        if !gaps.is_empty() {
-            return write!(f, "; INCOMPLETE: {}", gaps.join("; "));
-        }
-        match (&self.query, self.limit) {
-            _ if self.following => f.write_str("; nothing skipped"),
-            (None, _) => Ok(()),
-            (Some(_), Some(limit)) if self.printed >= limit => {
-                f.write_str("; the limit was reached, there may be more")
-            }
-            (Some(_), _) => f.write_str("; complete"),
-        }
+        Ok(())
     }
 }
 
@@ -129,12 +140,12 @@ mod tests {
         );
         check(
             &summary,
-            "2 events from 3 blocks (4 skipped by their footers); complete",
+            "2 events · complete · 3 blocks read, 4 skipped by their footers",
         );
         summary.limit = Some(2);
         check(
             &summary,
-            "2 events from 3 blocks (4 skipped by their footers); the limit was reached, there may be more",
+            "2 events · the limit was reached, there may be more · 3 blocks read, 4 skipped by their footers",
         );
         summary.query.as_mut().unwrap().losses = vec![NodeLoss {
             node: "web-1".to_owned(),
@@ -145,7 +156,7 @@ mod tests {
         }];
         check(
             &summary,
-            "2 events from 3 blocks (4 skipped by their footers); INCOMPLETE: web-1 lost 9 (kernel-ring-full)",
+            "2 events · INCOMPLETE: web-1 lost 9 (kernel-ring-full) · 3 blocks read, 4 skipped by their footers",
         );
     }
 
@@ -159,9 +170,9 @@ mod tests {
         summary.follow();
         assert_eq!(
             summary.to_string(),
-            "1 event; INCOMPLETE: 5 skipped because they were read too slowly: query them"
+            "1 event · INCOMPLETE: 5 skipped because they were read too slowly: query them"
         );
         summary.skipped = 0;
-        assert_eq!(summary.to_string(), "1 event; nothing skipped");
+        assert_eq!(summary.to_string(), "1 event · nothing skipped");
     }
 }

@@ -23,6 +23,10 @@ pub const CLAIMS: &[Claim] = &[
     ),
     Claim("failed_opens_and_execs_carry_their_errno", failures),
     Claim("exit_codes_and_signals_are_reported", exits),
+    Claim(
+        "a_process_is_found_with_its_children_and_its_files",
+        process_and_kin,
+    ),
     Claim("every_event_has_its_own_place_in_the_sequence", sequence),
 ];
 
@@ -301,6 +305,48 @@ fn exits(fixture: &mut Fixture) -> Result<()> {
                 && killed["exit"]["receipt"].is_null();
             right.then_some(())
         })?;
+    }
+    Ok(())
+}
+
+/// What `processes`, `tree` and a condition say of a shell and its child.
+fn process_and_kin(fixture: &mut Fixture) -> Result<()> {
+    for node in &fixture.fleet.nodes {
+        let script = "/tmp/claim-kin.sh";
+        node.machine.write(script, 0o755, b"#!/bin/sh\nexit 4\n")?;
+        let ran = node
+            .machine
+            .command("sh")
+            .args(["-c", &format!("echo $$; sh {script}; exit 3")])
+            .run()?;
+        ensure!(ran.outcome == Outcome::Code(3), "{:?}", ran.outcome);
+        let pid = ran.stdout_text().trim().to_owned();
+        let ended = format!(r#"kind == "exit" && pid == {pid} && exit_code == 3"#);
+        let filters = ["--node", node.name(), "--where", &ended];
+        fixture.wait_for_events(&filters, |events| (events.len() == 1).then_some(()))?;
+
+        let ctl = &fixture.fleet.ctl;
+        let shown = ctl.insist(&["processes", node.name(), &pid, "-o", "json"])?;
+        let shown: Value = serde_json::from_str(&shown.stdout)?;
+        ensure!(shown["exit"]["code"] == 3, "{shown}");
+        let child = &shown["children"][0];
+        ensure!(
+            child["argv"][1] == script && child["exit"]["code"] == 4,
+            "the child: {shown}"
+        );
+        let ancestors = shown["ancestors"].as_array().map_or(0, Vec::len);
+        ensure!(ancestors > 0, "no ancestors: {shown}");
+        let tree = ctl.insist(&["tree", node.name(), "--pid", &pid])?.stdout;
+        let lines: Vec<&str> = tree.lines().collect();
+        ensure!(
+            lines.len() == 2 && lines[1].starts_with("└─ ") && lines[1].ends_with("→ exit 4"),
+            "the tree:\n{tree}"
+        );
+        let touched = ctl.events(&["--since", "1h", "--path", script])?;
+        ensure!(
+            touched.iter().any(|event| event["node"] == node.name()),
+            "nobody touched {script}: {touched:?}"
+        );
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ mod process;
 mod verdict;
 
 pub(super) use file::access_name;
+pub(super) use verdict::outcome_name;
 
 use std::{borrow::Cow, fmt, io};
 

@@ -10,16 +10,22 @@ mod capability;
 mod change;
 #[cfg(feature = "present")]
 pub mod compact;
+#[cfg(feature = "present")]
+pub mod ecs;
 pub(crate) mod encode;
 #[cfg(feature = "present")]
 mod errno;
 mod fact;
+#[cfg(feature = "present")]
+pub mod field;
 mod image;
 #[cfg(feature = "present")]
 pub mod json;
+#[cfg(feature = "present")]
+pub mod ocsf;
 mod process;
 #[cfg(all(test, feature = "present"))]
-mod sample;
+pub(crate) mod sample;
 #[cfg(feature = "present")]
 mod time_text;
 mod verdict;
@@ -35,7 +41,7 @@ pub use time_text::TimeText;
 pub use verdict::{Action, Outcome, Receipt, Verdict};
 pub use wire::WireError;
 
-use crate::id::{Epoch, Generation, NodeId, SequenceNumber};
+use crate::id::{Epoch, Generation, NodeId, PolicyName, RuleName, SequenceNumber};
 
 /// One fact that a node's kernel reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +78,23 @@ impl Event {
                 None,
                 Fact::Exec(_) | Fact::Open(_) | Fact::Change(_) | Fact::Fork(_) | Fact::Alert(_),
             ) => None,
+        }
+    }
+}
+
+impl Event {
+    /// Returns the policy and rule that the event tells of: its verdict's, or
+    /// those of the kill that it is about.
+    pub fn judged_by(&self) -> Option<(&PolicyName, &RuleName)> {
+        let receipt = match &self.fact {
+            Fact::Exit(exit) => exit.receipt.as_ref(),
+            Fact::Alert(alert) => alert.receipt(),
+            Fact::Exec(_) | Fact::Open(_) | Fact::Change(_) | Fact::Fork(_) => None,
+        };
+        match (&self.verdict, receipt) {
+            (Some(verdict), _) => Some((&verdict.policy, &verdict.rule)),
+            (None, Some(receipt)) => Some((&receipt.policy, &receipt.rule)),
+            (None, None) => None,
         }
     }
 }

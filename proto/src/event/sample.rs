@@ -10,9 +10,9 @@ use super::{
 use crate::id::{Epoch, Generation, NodeId, PolicyName, RuleName, SequenceNumber};
 
 /// 2026-11-22T15:00:00.000000001Z
-pub(super) const TIME_UNIX_NS: i64 = 1_795_359_600_000_000_001;
+pub(crate) const TIME_UNIX_NS: i64 = 1_795_359_600_000_000_001;
 
-pub(super) fn stored(fact: Fact) -> StoredEvent {
+pub(crate) fn stored(fact: Fact) -> StoredEvent {
     StoredEvent {
         node: NodeId::parse("web-1").unwrap(),
         epoch: Epoch([7; 16]),
@@ -53,7 +53,7 @@ pub(super) fn stored(fact: Fact) -> StoredEvent {
     }
 }
 
-pub(super) fn verdict(action: Action, outcome: Outcome) -> Verdict {
+pub(crate) fn verdict(action: Action, outcome: Outcome) -> Verdict {
     Verdict {
         action,
         policy: PolicyName::parse("protect-credentials").unwrap(),
@@ -63,7 +63,7 @@ pub(super) fn verdict(action: Action, outcome: Outcome) -> Verdict {
     }
 }
 
-pub(super) fn killed_open() -> StoredEvent {
+pub(crate) fn killed_open() -> StoredEvent {
     let mut stored = stored(Fact::Open(Open {
         syscall: "openat".into(),
         path_as_asked: b"/etc/shadow".to_vec(),
@@ -75,7 +75,7 @@ pub(super) fn killed_open() -> StoredEvent {
     stored
 }
 
-pub(super) fn refused_rename() -> StoredEvent {
+pub(crate) fn refused_rename() -> StoredEvent {
     let mut stored = stored(Fact::Change(Change {
         operation: Operation::Rename,
         result: -1,
@@ -89,7 +89,7 @@ pub(super) fn refused_rename() -> StoredEvent {
     stored
 }
 
-pub(super) fn killed_exit() -> StoredEvent {
+pub(crate) fn killed_exit() -> StoredEvent {
     stored(Fact::Exit(Exit {
         code: 0,
         signal: 9,
@@ -113,7 +113,7 @@ fn receipt(died_by_it: bool) -> Receipt {
     }
 }
 
-pub(super) fn survivor() -> StoredEvent {
+pub(crate) fn survivor() -> StoredEvent {
     let mut stored = stored(Fact::Alert(Alert::new(
         Cause::KillSurvived {
             receipt: Receipt {
@@ -128,7 +128,7 @@ pub(super) fn survivor() -> StoredEvent {
     stored
 }
 
-pub(super) fn exec(path: &[u8], argv: &[&[u8]]) -> StoredEvent {
+pub(crate) fn exec(path: &[u8], argv: &[&[u8]]) -> StoredEvent {
     stored(Fact::Exec(Exec {
         syscall: "execve".into(),
         path_as_asked: path.to_vec(),
@@ -139,7 +139,7 @@ pub(super) fn exec(path: &[u8], argv: &[&[u8]]) -> StoredEvent {
     }))
 }
 
-pub(super) fn setuid_script() -> StoredEvent {
+pub(crate) fn setuid_script() -> StoredEvent {
     let mut stored = exec(b"/usr/bin/dash", &[b"sh"]);
     let Fact::Exec(exec) = &mut stored.event.fact else {
         unreachable!("an exec")

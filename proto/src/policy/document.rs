@@ -26,7 +26,7 @@
 mod read;
 mod render;
 mod schema;
-mod suggest;
+
 mod tree;
 mod value;
 

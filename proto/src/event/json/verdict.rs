@@ -38,7 +38,8 @@ impl<'a> From<&'a Verdict> for VerdictView<'a> {
     }
 }
 
-fn outcome_name(outcome: Outcome) -> &'static str {
+/// Returns the name that an outcome has in every output.
+pub(in crate::event) fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Noted => "noted",
         Outcome::Observed => "observed",

@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Mistakes, Position,
-    suggest::nearest,
     tree::{Key, Node, Scalar, ScalarKind, Value},
 };
-use crate::escape::Terminal;
+use crate::{escape::Terminal, suggest::nearest};
 
 /// Reads parts of a document and collects what is wrong with them. A method
 /// that returns `None` has reported why.

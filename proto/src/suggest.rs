@@ -2,7 +2,7 @@
 
 /// Returns the known word nearest to `word`, if it is near enough to be a
 /// slip: at most a third of its letters, and at most two.
-pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     // Beyond this no known word is near, and the distance is quadratic.
     if word.len() > 64 {
         return None;
