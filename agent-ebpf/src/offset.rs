@@ -249,6 +249,8 @@ offsets! {
     file_mode: "file" ["f_mode"] required;
     /// The file's inode.
     file_inode: "file" ["f_inode"] required;
+    /// What its file system keeps with it.
+    file_private: "file" ["private_data"] required;
     /// Length of a component.
     dentry_name_length: "dentry" ["d_name.len", "__d_name.len"] required;
     /// The component's bytes.

@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, path::PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    config::CONFIG_PATH,
+    config::{CONFIG_PATH, STATE},
     kernel::{
         Attachment, ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PINS,
         PRIORITY_RING_BYTES_DEFAULT, Processes, RING_BYTES_DEFAULT,
@@ -43,9 +43,37 @@ pub enum Command {
     /// Remove what a stopped agent left in the kernel: nothing is recorded or
     /// enforced any more
     Detach(DetachArgs),
+    /// Look at the events that wait on this machine's disk
+    #[command(subcommand)]
+    Spool(SpoolCommand),
     /// Look after the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// What to look at.
+#[derive(Debug, Subcommand)]
+pub enum SpoolCommand {
+    /// Say what waits, what was lost, and what is in the way; also while an
+    /// agent runs
+    Inspect(InspectArgs),
+    /// Show the batches that the collector refused, and why
+    Quarantine(InspectArgs),
+}
+
+/// Which spool.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct InspectArgs {
+    /// The agent's state folder, as in its configuration
+    #[arg(long, value_name = "FOLDER", default_value = STATE)]
+    pub state: PathBuf,
+    /// Print the events, too, one a line
+    #[arg(long)]
+    pub events: bool,
+    /// How events are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Compact)]
+    pub output: Output,
 }
 
 /// What to do with the configuration.

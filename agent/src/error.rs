@@ -7,6 +7,7 @@ use shrike_proto::telemetry::TelemetryError;
 use crate::{
     config::ConfigError,
     kernel::{ApplyError, SensorError},
+    spool::SpoolError,
 };
 
 /// Failed while running.
@@ -62,6 +63,9 @@ pub enum AgentError {
     /// Events cannot be printed.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// There is no spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// No random numbers.
     #[error("the system has no random numbers")]
     Random,
@@ -83,6 +87,7 @@ impl AgentError {
             | Self::Ring(_)
             | Self::Signals(_)
             | Self::Output(_)
+            | Self::Spool(_)
             | Self::Random => EXIT_FAILED,
         })
     }

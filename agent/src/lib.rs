@@ -2,12 +2,12 @@
 //! inside the kernel, and delivers every event to a collector.
 //!
 //! ```text
-//! kernel → enrich → receipts → queue → session → collector
+//! kernel → enrich → receipts → spool → session → collector
 //!    ↑                                               │
 //!    └──────────────── control ←─────────────────────┘
 //! ```
 //!
-//! One task owns the sensor and everything from there to the queue
+//! One task owns the sensor and everything from there to the spool
 //! (`pipeline`); sessions are thin shells that it sends to and hears from.
 
 pub mod args;
@@ -23,10 +23,10 @@ pub mod kernel;
 pub mod node;
 pub mod pipeline;
 pub mod policy_store;
-pub mod queue;
 pub mod receipts;
 pub mod run;
 pub mod session;
 pub mod shutdown;
 pub mod signals;
+pub mod spool;
 pub mod watch;

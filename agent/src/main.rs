@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use shrike_agent::{
-    args::{Args, Command, ConfigCommand},
+    args::{Args, Command, ConfigCommand, SpoolCommand},
     config::AgentConfig,
     detach::detach,
     doctor::doctor,
     error::{AgentError, EXIT_FAILED, chain},
     run::run,
+    spool::inspect::{inspect, quarantine},
     watch::watch,
 };
 
@@ -46,6 +47,8 @@ async fn execute(args: Args) -> Result<(), AgentError> {
         Command::Watch(args) => Box::pin(watch(args)).await,
         Command::Doctor(args) => Box::pin(doctor(args)).await,
         Command::Detach(args) => detach(&args),
+        Command::Spool(SpoolCommand::Inspect(args)) => inspect(&args),
+        Command::Spool(SpoolCommand::Quarantine(args)) => quarantine(&args),
         Command::Config(ConfigCommand::Check(args)) => {
             let config = AgentConfig::load(&args.config)?;
             config.identity()?;

@@ -1,6 +1,6 @@
 //! `shrike-agent run`: builds the agent, waits, stops it in order.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use shrike_proto::{
@@ -19,13 +19,14 @@ use crate::{
     doctor::{self, Report},
     error::AgentError,
     hooks,
-    kernel::{Attachment, Resumed, Sensor, SensorOptions},
+    kernel::{Attachment, Resumed, RingMark, Sensor, SensorOptions},
     node::NodeFacts,
     pipeline::{APPLY_REQUESTS_MAX, Intake, Pipeline, PipelineOptions},
     policy_store::PolicyStore,
     session::SessionOptions,
     shutdown::{Stage, stop_in_order},
     signals::Signals,
+    spool::{Folder, Mark, Origin, Spool},
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -43,7 +44,8 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let facts = NodeFacts::read().map_err(AgentError::Facts)?;
     let store = PolicyStore::new(config.state.clone());
-    let mut sensor = load(&SensorOptions {
+    let spool = open_spool(&config, &facts)?;
+    let options = SensorOptions {
         ring_bytes: config.ring_bytes,
         priority_ring_bytes: config.priority_ring_bytes,
         opens: config.opens,
@@ -53,7 +55,23 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         kills_per_minute: config.guard.kills_per_minute,
         never_kill: config.guard.never_kill.clone(),
         pin: config.pin.clone(),
-    })?;
+    };
+    let marks: Vec<RingMark> = spool
+        .marks()
+        .into_iter()
+        .map(
+            |Mark {
+                 instance,
+                 priority,
+                 opens,
+             }| RingMark {
+                instance,
+                priority,
+                opens,
+            },
+        )
+        .collect();
+    let mut sensor = load(&options, &marks)?;
     let resumed = resume(&mut sensor, &store)?;
     for line in hooks::lines(sensor.hooks()) {
         tracing::info!("{line}");
@@ -68,7 +86,11 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         }
     }
     let now = Instant::now();
-    let epoch = random_epoch()?;
+    let epoch = spool.epoch();
+    let seed = random_epoch()?.0;
+    let (low, high) = seed.split_at(8);
+    let [low, high] =
+        [low, high].map(|half| u64::from_le_bytes(half.try_into().expect("half of 16 bytes")));
     let info = node_info(&config, &facts, &sensor, &report);
     let (request, requests) = mpsc::channel(APPLY_REQUESTS_MAX);
     let (applied, in_force) = watch::channel(resumed);
@@ -80,7 +102,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
             info: told_info,
             collectors: config.collectors.clone(),
             tls: tls.clone(),
-            seed: u64::from_le_bytes(epoch.0[8..].try_into().expect("an epoch has 16 bytes")),
+            seed: high,
         },
         in_force,
         request,
@@ -92,13 +114,11 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
             bystanders,
             session: SessionOptions {
                 node: config.node.to_string(),
-                boot_id: facts.boot_id,
                 info,
                 collectors: config.collectors,
-                queue: config.queue,
-                batch: config.batch,
-                epoch,
+                seed: low,
             },
+            spool,
             tls,
             requests,
             applied,
@@ -139,8 +159,39 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
 
 /// Loads the sensor, which reads the kernel's type information: some tenths
 /// of a second.
-pub(crate) fn load(options: &SensorOptions) -> Result<Sensor, AgentError> {
-    Ok(block_in_place(|| Sensor::load(options))?)
+pub(crate) fn load(options: &SensorOptions, marks: &[RingMark]) -> Result<Sensor, AgentError> {
+    Ok(block_in_place(|| Sensor::load(options, marks))?)
+}
+
+/// Name of the spool's folder below the one that the configuration names.
+pub(crate) const SPOOL: &str = "spool";
+
+fn open_spool(config: &AgentConfig, facts: &NodeFacts) -> Result<Spool, AgentError> {
+    let spool = Spool::open(
+        Arc::new(Folder(config.state.join(SPOOL))),
+        config.spool,
+        config.batch_events_max,
+        &facts.boot_id,
+        random_epoch()?,
+    )?;
+    let (epoch, waiting) = (spool.epoch(), spool.waiting());
+    match spool.origin() {
+        Origin::New => tracing::info!(%epoch, "a spool is made: an epoch begins"),
+        Origin::Continued => tracing::info!(
+            %epoch,
+            next = %spool.next_number(),
+            waiting,
+            "the spool's epoch goes on"
+        ),
+        Origin::Begun(reason) => {
+            tracing::warn!(
+                reason,
+                waiting,
+                "an epoch begins: numbers of the last one could be given twice"
+            );
+        }
+    }
+    Ok(spool)
 }
 
 /// Goes on with the policy that is in force, or was when an agent ran last.

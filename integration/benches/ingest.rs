@@ -157,6 +157,7 @@ async fn stream(plan: Arc<Plan>, session: Prepared, start: Arc<Barrier>) -> Resu
             hostname: session.node.clone(),
             ..NodeInfo::default()
         }),
+        ended: false,
     };
     sender.send(message(request::Message::Hello(hello))).await?;
     let mut answers = client

@@ -28,6 +28,10 @@ pub const BATCH_EVENTS_MAX: usize = 16_384;
 /// Most lost ranges in one batch.
 pub const BATCH_LOST_RANGES_MAX: usize = 1024;
 
+/// A sequence number that says nothing: an event's place in its batch gives it
+/// one. Agents number events when a batch is complete.
+pub const BY_PLACE: u64 = 0;
+
 /// Level 1: the agent's CPU is somebody else's.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -149,7 +153,8 @@ impl Packer {
         self.raw.len()
     }
 
-    /// Adds an event, whose sequence number follows that of the one before.
+    /// Adds an event, whose sequence number follows that of the one before or is
+    /// [`BY_PLACE`].
     pub fn push(&mut self, event: &Event) -> Fit {
         let before = self.raw.len();
         encode::append_to_list(&mut self.raw, event);
@@ -248,7 +253,11 @@ pub fn decode(
         .into_iter()
         .enumerate()
         .map(|(index, event)| {
+            let mut event = event;
             let expected = first_sequence.0.wrapping_add(index as u64);
+            if event.sequence == BY_PLACE {
+                event.sequence = expected;
+            }
             if event.sequence != expected {
                 return Err(BatchError::Sequence {
                     index,
@@ -302,6 +311,17 @@ mod tests {
     fn sealed_batch_opens_to_the_same_events() {
         assert_eq!(open(&sealed(5, 100)).unwrap(), events(5, 100));
         assert_eq!(open(&sealed(5, 0)).unwrap(), []);
+    }
+
+    #[test]
+    fn events_without_a_number_get_that_of_their_place() {
+        let mut packer = Packer::default();
+        for event in events(5, 3) {
+            let sequence = SequenceNumber(if event.sequence.0 == 6 { 6 } else { BY_PLACE });
+            assert_eq!(packer.push(&Event { sequence, ..event }), Fit::Taken);
+        }
+        let batch = packer.seal(Epoch([1; 16]), SequenceNumber(5));
+        assert_eq!(open(&batch).unwrap(), events(5, 3));
     }
 
     #[test]

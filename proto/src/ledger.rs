@@ -23,8 +23,8 @@ pub enum LossReason {
     KernelUnreadable,
     /// The kernel did not run a probe (recursion, or no free return slot).
     KernelProbeMissed,
-    /// The agent's queue had no room.
-    AgentQueueFull,
+    /// The agent's spool had no room.
+    AgentSpoolFull,
     /// A record was not of its form.
     AgentUndecodable,
     /// The collector would not take it.
@@ -32,20 +32,26 @@ pub enum LossReason {
     /// The agent had it acknowledged, but the collector's store does not have
     /// it: the store was replaced or damaged.
     StoreMissing,
+    /// The agent's disk refused it.
+    AgentSpoolFailed,
+    /// It was in the agent's spool, which is damaged or lost its end.
+    AgentSpoolDamaged,
 }
 
 impl LossReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::KernelRingFull,
         Self::KernelPendingFull,
         Self::KernelOversize,
         Self::KernelUnreadable,
         Self::KernelProbeMissed,
-        Self::AgentQueueFull,
+        Self::AgentSpoolFull,
         Self::AgentUndecodable,
         Self::Quarantined,
         Self::StoreMissing,
+        Self::AgentSpoolFailed,
+        Self::AgentSpoolDamaged,
     ];
 
     /// Returns the name that people see.
@@ -56,10 +62,12 @@ impl LossReason {
             Self::KernelOversize => "kernel-oversize",
             Self::KernelUnreadable => "kernel-unreadable",
             Self::KernelProbeMissed => "kernel-probe-missed",
-            Self::AgentQueueFull => "agent-queue-full",
+            Self::AgentSpoolFull => "agent-spool-full",
             Self::AgentUndecodable => "agent-undecodable",
             Self::Quarantined => "quarantined",
             Self::StoreMissing => "store-missing",
+            Self::AgentSpoolFailed => "agent-spool-failed",
+            Self::AgentSpoolDamaged => "agent-spool-damaged",
         }
     }
 
@@ -72,10 +80,12 @@ impl LossReason {
             wire::LossReason::KernelOversize => Self::KernelOversize,
             wire::LossReason::KernelUnreadable => Self::KernelUnreadable,
             wire::LossReason::KernelProbeMissed => Self::KernelProbeMissed,
-            wire::LossReason::AgentQueueFull => Self::AgentQueueFull,
+            wire::LossReason::AgentSpoolFull => Self::AgentSpoolFull,
             wire::LossReason::AgentUndecodable => Self::AgentUndecodable,
             wire::LossReason::Quarantined => Self::Quarantined,
             wire::LossReason::StoreMissing => Self::StoreMissing,
+            wire::LossReason::AgentSpoolFailed => Self::AgentSpoolFailed,
+            wire::LossReason::AgentSpoolDamaged => Self::AgentSpoolDamaged,
         })
     }
 }
@@ -88,10 +98,12 @@ impl From<LossReason> for wire::LossReason {
             LossReason::KernelOversize => Self::KernelOversize,
             LossReason::KernelUnreadable => Self::KernelUnreadable,
             LossReason::KernelProbeMissed => Self::KernelProbeMissed,
-            LossReason::AgentQueueFull => Self::AgentQueueFull,
+            LossReason::AgentSpoolFull => Self::AgentSpoolFull,
             LossReason::AgentUndecodable => Self::AgentUndecodable,
             LossReason::Quarantined => Self::Quarantined,
             LossReason::StoreMissing => Self::StoreMissing,
+            LossReason::AgentSpoolFailed => Self::AgentSpoolFailed,
+            LossReason::AgentSpoolDamaged => Self::AgentSpoolDamaged,
         }
     }
 }
@@ -162,9 +174,11 @@ impl Ledger {
                 | LossReason::AgentUndecodable => i128::from(*count),
                 // A probe that did not run saw nothing.
                 LossReason::KernelProbeMissed
-                | LossReason::AgentQueueFull
+                | LossReason::AgentSpoolFull
                 | LossReason::Quarantined
-                | LossReason::StoreMissing => 0,
+                | LossReason::StoreMissing
+                | LossReason::AgentSpoolFailed
+                | LossReason::AgentSpoolDamaged => 0,
             })
             .sum();
         i128::from(self.seen)
@@ -294,7 +308,7 @@ mod tests {
             filtered: 1,
             lost: BTreeMap::from([
                 (LossReason::KernelRingFull, 2),
-                (LossReason::AgentQueueFull, 4),
+                (LossReason::AgentSpoolFull, 4),
                 (LossReason::KernelProbeMissed, 9),
             ]),
             sequenced: 7,

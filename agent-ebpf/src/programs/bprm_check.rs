@@ -31,7 +31,8 @@ use crate::{
     judge,
     memory::{Unreadable, hide, read},
     offsets::{RECORD_PROCESSES, offset, setting},
-    progress::{ExecInProgress, Judged, exec_of, forget_exec, keep_judged_path, under_way},
+    overlay,
+    progress::{ExecInProgress, Judged, forget_exec, keep_judged_path, under_way},
     record_open,
     scratch::{self, Scratch},
     typed::{Pointer, argument, current_task, field, plain},
@@ -146,25 +147,30 @@ fn decide_mapping(file: Pointer, power: Power) -> bool {
     };
     // SAFETY: no precondition.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    let mount: u64 = field!(file, file_mnt);
     let name: u64 = field!(dentry, dentry_name);
-    {
+    coming_comm(slot, name);
+    let mut judged = Judged::NOT;
+    let mut refused = false;
+    let mut part = plain(file as u64);
+    let mut judged_parts = 0;
+    while judged_parts < overlay::FILES_MAX {
+        walk::aim(scratch, part);
         // SAFETY: taken by this program.
         let state = unsafe { &mut *scratch };
-        state.target_dentry = dentry as u64;
-        state.target_mount = mount;
-        state.target_inode = 0;
         state.trigger = Trigger::Exec as u64;
         state.access = 0;
         state.flags = 0;
+        if judge::judge(slot) != 0 && u64::from(judged.action) < state.action {
+            refused |= carry_out(state, task as u64, tgid, power);
+        }
+        judged.take(state);
+        part = overlay::behind(part);
+        if part == 0 {
+            break;
+        }
+        judged_parts += 1;
     }
-    coming_comm(slot, name);
-    let mut refused = false;
-    if judge::judge(slot) != 0 {
-        // SAFETY: taken by this program.
-        let state = unsafe { &mut *scratch };
-        refused = carry_out(state, task as u64, tgid, power);
-        let judged = Judged::of(state);
+    if judged.rule != u32::from(RULE_NONE) {
         if !is_agent(tgid) || judged.outcome == Outcome::SparedAgent as u32 {
             record_open::judged(slot, scratch, Call::Mmap, file, task, &judged, refused);
         }
@@ -181,9 +187,12 @@ fn decide_mapping(file: Pointer, power: Power) -> bool {
 const BY_ITS_OWN_NAME: [u64; 2] = [0, 1];
 
 /// Returns the key of a file that is executed under a command name; 0 when a
-/// rule may know it by its inode.
+/// rule may know it by its inode, or what stands behind it.
 #[inline(always)]
 fn key_of(in_force: InForce, task: Pointer, file: Pointer, comm: &[u64; 2]) -> u64 {
+    if overlay::is_merged(file) {
+        return 0;
+    }
     let Some(plan) = judge::plan(in_force) else {
         return 0;
     };
@@ -226,24 +235,23 @@ fn decide_preemptibly(bprm: Pointer, power: Power) -> bool {
     coming_comm(slot, field!(bprm, bprm_filename));
     // SAFETY: taken by this program.
     let comm = unsafe { (*scratch).comm };
-    // What stands behind a file has a place of its own.
-    let layered = exec_of(task as u64).is_some_and(|exec| exec.layer != 0);
-    let key = if layered {
-        0
-    } else {
-        key_of(in_force, task, file, &comm)
-    };
+    let key = key_of(in_force, task, file, &comm);
     let refused = if key != 0 && clean::contains(key) {
         note_unmatched(file, task);
         false
     } else {
-        let refused = decide(slot, scratch, bprm as u64, power).unwrap_or(false);
-        // SAFETY: taken by this program.
-        let state = unsafe { &*scratch };
-        if state.rule == u64::from(RULE_NONE) {
-            remember(key, state, task);
+        match decide(slot, scratch, bprm as u64, power) {
+            Ok(refused) => {
+                // SAFETY: taken by this program.
+                let state = unsafe { &*scratch };
+                if state.rule == u64::from(RULE_NONE) {
+                    remember(key, state, task);
+                }
+                refused
+            }
+            // More execs are under way than can be entered.
+            Err(_) => in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, power),
         }
-        refused
     };
     scratch::release(scratch);
     refused
@@ -289,12 +297,17 @@ fn decide(slot: u32, scratch: *mut Scratch, bprm: u64, power: Power) -> Result<b
     if exec.first_file == 0 {
         exec.first_file = file;
     }
-    walk::aim(scratch, file);
-    let mut refused = decide_file(slot, scratch, exec, file, task, power);
-    if exec.layer != 0 {
-        walk::aim(scratch, exec.layer);
-        exec.layer = 0;
+    let mut refused = false;
+    let mut part = file;
+    let mut judged_parts = 0;
+    while judged_parts < overlay::FILES_MAX {
+        walk::aim(scratch, part);
         refused |= decide_file(slot, scratch, exec, file, task, power);
+        part = overlay::behind(part);
+        if part == 0 {
+            break;
+        }
+        judged_parts += 1;
     }
     if refused && exec.call == Call::None as u32 {
         // No system call returns that could tell.

@@ -72,7 +72,7 @@ pub enum Power {
 }
 
 /// Says whether an operation is refused that nobody could judge, for want of a
-/// buffer, while some rule might have refused it.
+/// buffer or of room in a map, while some rule might have refused it.
 #[inline(always)]
 pub fn refuse_unjudged(task: Pointer, power: Power) -> bool {
     let tgid: u32 = field!(task, task_tgid);

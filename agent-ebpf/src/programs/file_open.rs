@@ -13,7 +13,7 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::{ACCESS_READ, ACCESS_WRITE, Action, Trigger},
-    plan::{ASKS_ABOUT_EXECS, ASKS_ABOUT_OPENS},
+    plan::ASKS_ABOUT_OPENS,
     record::{Call, FLAG_HAS_FILE, Kind, Open, Outcome, RULE_NONE},
 };
 
@@ -34,9 +34,6 @@ use crate::{
 
 /// `__FMODE_EXEC`, include/linux/fs.h: the open is part of an exec.
 pub const FMODE_EXEC: u32 = 0x20;
-/// `FMODE_NOACCOUNT`, include/linux/fs.h: a file system opens it for a file of
-/// its own, as overlays do.
-pub const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 pub const FMODE_READ: u32 = 1;
 pub const FMODE_WRITE: u32 = 2;
 pub const O_ACCMODE: u32 = 3;
@@ -86,21 +83,13 @@ pub fn decide_open(ctx: ProbeContext) -> u32 {
 fn try_decide(file: u64) -> Result<(), Unreadable> {
     let in_force = judge::in_force();
     let asked_about = in_force.has(ASKS_ABOUT_OPENS);
-    let asked_about_execs = in_force.has(ASKS_ABOUT_EXECS);
     let record_all = setting!(RECORD_OPENS) != 0;
-    if !asked_about && !asked_about_execs && !record_all {
+    if !asked_about && !record_all {
         return Ok(());
     }
     let task = current_task();
     let flags = read::<u32>(file, offset!(file_flags))?;
     if flags & FMODE_EXEC != 0 {
-        let mode = read::<u32>(file, offset!(file_mode))?;
-        if mode & FMODE_NOACCOUNT != 0 && asked_about_execs {
-            progress::note_layer(task as u64, file);
-        }
-        return Ok(());
-    }
-    if !asked_about && !record_all {
         return Ok(());
     }
     // Without an event to write, most opens are settled here.

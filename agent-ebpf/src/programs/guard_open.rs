@@ -14,18 +14,18 @@ use aya_ebpf::{
 use shrike_agent_ebpf::{
     counter::Hook,
     matching::Trigger,
-    plan::{ASKS_ABOUT_EXECS, ASKS_ABOUT_OPENS, ENFORCES_OPENS},
+    plan::{ASKS_ABOUT_OPENS, ENFORCES_OPENS},
     record::{Call, Outcome},
 };
 
 use crate::{
     carry_out::{Power, carry_out, is_agent, refusal, refuse_unjudged},
     emit::{Count, count},
-    file_open::{FMODE_EXEC, FMODE_NOACCOUNT, own_comm},
+    file_open::{FMODE_EXEC, own_comm},
     judge,
     memory::Unreadable,
     offsets::{OPENS_ALL, RECORD_OPENS, setting},
-    progress::{Judged, note_layer},
+    progress::Judged,
     record_open,
     scratch::{self, Scratch},
     shortcut::{self, Opened, Shortcut},
@@ -70,19 +70,12 @@ pub fn watch_receive(ctx: FEntryContext) -> i32 {
 #[inline(always)]
 fn decide(file: Pointer, power: Power, call: Call) -> bool {
     let in_force = judge::in_force();
-    if !in_force.has(ASKS_ABOUT_OPENS | ASKS_ABOUT_EXECS) {
+    if !in_force.has(ASKS_ABOUT_OPENS) {
         return false;
     }
     let task = current_task();
     let flags: u32 = field!(file, file_flags);
     if flags & FMODE_EXEC != 0 {
-        let mode: u32 = field!(file, file_mode);
-        if mode & FMODE_NOACCOUNT != 0 && in_force.has(ASKS_ABOUT_EXECS) {
-            note_layer(task as u64, file as u64);
-        }
-        return false;
-    }
-    if !in_force.has(ASKS_ABOUT_OPENS) {
         return false;
     }
     let shortcut = Shortcut::of(in_force, &Opened::of(file), task);

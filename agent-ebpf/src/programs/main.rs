@@ -59,6 +59,7 @@ mod judge;
 mod memory;
 mod offsets;
 mod open_call;
+mod overlay;
 mod process_exec;
 mod process_exit;
 mod process_fork;

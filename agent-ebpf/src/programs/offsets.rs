@@ -34,6 +34,10 @@ pub static EXEC_ENVIRONMENT: u32 = 0;
 #[unsafe(no_mangle)]
 pub static KILLS_PER_MINUTE: u32 = 0;
 
+/// 1: an overlay keeps the file of a layer behind a structure of its own.
+#[unsafe(no_mangle)]
+pub static OVERLAY_FILES_ARE_BOXED: u32 = 0;
+
 /// Reads a value that the agent set. Volatile, or the compiler would put in
 /// the value that it sees here.
 macro_rules! setting {

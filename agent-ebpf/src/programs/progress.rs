@@ -55,7 +55,8 @@ pub struct Judged {
 }
 
 impl Judged {
-    const NOT: Self = Self {
+    /// Nothing was said.
+    pub const NOT: Self = Self {
         generation: 0,
         rule: RULE_NONE as u32,
         action: 0,
@@ -210,9 +211,6 @@ pub struct ExecInProgress {
     /// The first file that was looked at, a `struct file`: a script, or the
     /// program itself. 0 before.
     pub first_file: u64,
-    /// The file of an overlay's layer that stands behind it, a `struct file`;
-    /// 0 for none.
-    pub layer: u64,
     /// Capabilities before.
     pub before: Capabilities,
     /// What the rules said.
@@ -232,7 +230,6 @@ impl ExecInProgress {
         device: 0,
         kept_path: 0,
         first_file: 0,
-        layer: 0,
         before: Capabilities {
             permitted: 0,
             effective: 0,
@@ -395,16 +392,6 @@ pub fn under_way(task: u64) -> Option<&'static mut ExecInProgress> {
         begin_exec();
     }
     exec_of(task)
-}
-
-/// Notes for the decision about an exec that an overlay opens the file of a
-/// layer for it: rules may know that one. Of overlays on overlays the lowest
-/// one is kept. The overlay's own file keeps it open.
-#[inline(always)]
-pub fn note_layer(task: u64, file: u64) {
-    if let Some(exec) = under_way(task) {
-        exec.layer = file;
-    }
 }
 
 /// Returns the exec that the task has under way.

@@ -3,17 +3,18 @@
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use shrike_agent::{
     clock::WallClock,
-    config::{BatchLimits, QueueLimits},
+    config::{BATCH_EVENTS_DEFAULT, SpoolLimits},
     enrich::{CgroupTable, Enricher, Procfs, Users},
     kernel::{Processes, decode},
     pipeline::Intake,
-    queue::Queue,
     receipts::PATIENCE_DEFAULT,
+    spool::{Class, Folder, Spool},
     watch::{Form, Page, Writer},
 };
 use shrike_proto::{
@@ -68,10 +69,9 @@ const EPOCH: Epoch = Epoch([0x5a; 16]);
 pub struct Line {
     stage: Stage,
     intake: Intake,
-    queue: Queue,
+    spool: Spool,
     writer: Writer,
     page: Page,
-    sequence: u64,
     now: Instant,
     cgroup_id: u64,
     sent: u64,
@@ -107,10 +107,15 @@ impl Line {
         Ok(Self {
             stage,
             intake: Intake::new(enricher, PATIENCE_DEFAULT),
-            queue: Queue::new(EPOCH, QueueLimits::default(), BatchLimits::default()),
+            spool: Spool::open(
+                Arc::new(Folder(folder.path().join("spool"))),
+                SpoolLimits::default(),
+                BATCH_EVENTS_DEFAULT,
+                "boot",
+                EPOCH,
+            )?,
             writer: Writer::new(form, NodeId::parse("bench-1")?, EPOCH),
             page: Page::default(),
-            sequence: 0,
             now,
             cgroup_id: fs::metadata(cgroup)?.ino(),
             sent: 0,
@@ -150,28 +155,30 @@ impl Line {
     fn take_event(&mut self, mut event: Event) {
         event.process.cgroup_id = self.cgroup_id;
         if self.stage != Stage::Decode {
-            self.sequence += 1;
-            self.intake
-                .complete(&mut event, SequenceNumber(self.sequence), self.now);
+            let sequence = self.spool.next_verdict_number();
+            self.intake.complete(&mut event, sequence, self.now);
+            if Class::of(&event) != Class::Verdicts {
+                event.sequence = SequenceNumber(0);
+            }
         }
         match self.stage {
             Stage::Decode | Stage::Enrich => {
                 std::hint::black_box(&event);
             }
             Stage::Compact | Stage::Json => self.writer.write(&mut self.page, &event),
-            Stage::Batch => self.queue.push(&event, self.now),
+            Stage::Batch => self.spool.push(&event),
         }
     }
 
     /// Sends and acknowledges what was cut.
     fn send(&mut self) {
-        self.queue.cut_if_due(self.now);
-        while let Some(batch) = self.queue.take_next() {
+        self.spool.commit(&[]);
+        while let Some(batch) = self.spool.take_next() {
             self.sent += batch.payload.len() as u64;
             let last = batch.first_sequence + u64::from(batch.count) - 1;
-            self.queue
+            self.spool
                 .acknowledge(SequenceNumber(last))
-                .expect("it was cut");
+                .expect("it was committed");
         }
     }
 }

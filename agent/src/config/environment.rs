@@ -98,20 +98,20 @@ const SETTINGS: &[Setting] = &[
         file.guard.kill_patience_ms = Some(number(value)?);
         Ok(())
     }),
-    ("SHRIKE_AGENT_QUEUE_EVENTS_MAX", |file, value| {
-        file.queue.events_max = Some(number(value)?);
+    ("SHRIKE_AGENT_SPOOL_BYTES_MAX", |file, value| {
+        file.spool.bytes_max = Some(number(value)?);
         Ok(())
     }),
-    ("SHRIKE_AGENT_QUEUE_BYTES_MAX", |file, value| {
-        file.queue.bytes_max = Some(number(value)?);
+    ("SHRIKE_AGENT_SPOOL_SYNC", |file, value| {
+        file.spool.sync = Some(word(value)?);
+        Ok(())
+    }),
+    ("SHRIKE_AGENT_SPOOL_SYNC_INTERVAL_MS", |file, value| {
+        file.spool.sync_interval_ms = Some(number(value)?);
         Ok(())
     }),
     ("SHRIKE_AGENT_BATCH_EVENTS_MAX", |file, value| {
         file.batch.events_max = Some(number(value)?);
-        Ok(())
-    }),
-    ("SHRIKE_AGENT_BATCH_DELAY_MS", |file, value| {
-        file.batch.delay_ms = Some(number(value)?);
         Ok(())
     }),
 ];

@@ -34,6 +34,7 @@ use crate::{
         PRIORITY_RING_BYTES_DEFAULT, Processes, RING_BYTES_DEFAULT, never_kill_default,
     },
     receipts::PATIENCE_DEFAULT,
+    spool::SYNC_INTERVAL_DEFAULT,
 };
 
 /// Where `shrike-agent run` looks for its configuration.
@@ -68,14 +69,14 @@ pub struct AgentConfig {
     /// Where programs and maps are pinned, so that enforcement outlives the
     /// agent; `None`: nowhere.
     pub pin: Option<PathBuf>,
-    /// Where the agent keeps its policies.
+    /// Where the agent keeps its policies and its spool.
     pub state: PathBuf,
     /// What keeps a policy from doing harm.
     pub guard: GuardRails,
-    /// Bounds of the queue of events that wait for acknowledgement.
-    pub queue: QueueLimits,
-    /// When a batch is cut.
-    pub batch: BatchLimits,
+    /// Bounds of the spool, and when it is synced.
+    pub spool: SpoolLimits,
+    /// Most events in one batch.
+    pub batch_events_max: usize,
 }
 
 /// What keeps a policy from doing harm.
@@ -90,46 +91,48 @@ pub struct GuardRails {
     pub kill_patience: Duration,
 }
 
-/// Bounds of the queue: whichever is reached first.
+/// Bounds of the spool, and when it is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueLimits {
-    /// Most events.
-    pub events_max: usize,
-    /// Most bytes, compressed where a batch is cut already.
-    pub bytes_max: usize,
+pub struct SpoolLimits {
+    /// Most bytes on the disk.
+    pub bytes_max: u64,
+    /// When what was written is brought onto the disk.
+    pub sync: Sync,
 }
 
-/// When a batch is cut: whichever comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchLimits {
-    /// It has this many events.
-    pub events_max: usize,
-    /// Its first event waits this long.
-    pub delay: Duration,
+impl SpoolLimits {
+    /// Returns how long a file of the spool is, in bytes: it leaves whole, so
+    /// it is a small part of all.
+    pub fn segment_bytes(&self) -> u64 {
+        (self.bytes_max / 64).clamp(64 << 10, 4 << 20)
+    }
 }
 
-impl Default for QueueLimits {
+/// When the spool is brought onto the disk. An agent that dies loses nothing
+/// in any case: what was written is the kernel's then. This is about the power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Before a batch is sent, and before the rings give up its events.
+    Always,
+    /// This often: a power cut loses no more than was written since.
+    Interval(Duration),
+    /// When the kernel comes to it.
+    Never,
+}
+
+impl Default for SpoolLimits {
     fn default() -> Self {
         Self {
-            // Some minutes of a busy node while the collector restarts, in
-            // the memory that an agent may be expected to use.
-            events_max: 1_000_000,
-            bytes_max: 64 << 20,
+            // A busy node's hours, and a quiet one's weeks.
+            bytes_max: 512 << 20,
+            sync: Sync::Interval(SYNC_INTERVAL_DEFAULT),
         }
     }
 }
 
-impl Default for BatchLimits {
-    fn default() -> Self {
-        Self {
-            // Large enough that compression pays, small enough that a resend
-            // costs little.
-            events_max: 1024,
-            // What a person who follows the events does not notice.
-            delay: Duration::from_millis(200),
-        }
-    }
-}
+/// Most events in a batch where nothing else was asked for: large enough that
+/// compression pays, small enough that a resend costs little.
+pub const BATCH_EVENTS_DEFAULT: usize = 1024;
 
 impl AgentConfig {
     /// Reads `path`, lets the environment override it, and checks the result.
@@ -231,7 +234,7 @@ struct File {
     #[serde(default)]
     guard: GuardSection,
     #[serde(default)]
-    queue: QueueSection,
+    spool: SpoolSection,
     #[serde(default)]
     batch: BatchSection,
     #[serde(default)]
@@ -256,16 +259,24 @@ struct GuardSection {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct QueueSection {
-    events_max: Option<u64>,
+struct SpoolSection {
     bytes_max: Option<u64>,
+    sync: Option<SyncWord>,
+    sync_interval_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum SyncWord {
+    Always,
+    Interval,
+    Never,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct BatchSection {
     events_max: Option<u64>,
-    delay_ms: Option<u64>,
 }
 
 impl File {
@@ -326,8 +337,8 @@ impl File {
             pin: check_pin(self.pin)?,
             state: self.state.unwrap_or_else(|| STATE.into()),
             guard: self.guard.check()?,
-            queue: self.queue.check()?,
-            batch: self.batch.check()?,
+            spool: self.spool.check()?,
+            batch_events_max: self.batch.check()?,
         })
     }
 }
@@ -363,13 +374,20 @@ impl From<&AgentConfig> for File {
                 ),
                 kill_patience_ms: Some(config.guard.kill_patience.as_millis() as u64),
             },
-            queue: QueueSection {
-                events_max: Some(config.queue.events_max as u64),
-                bytes_max: Some(config.queue.bytes_max as u64),
+            spool: SpoolSection {
+                bytes_max: Some(config.spool.bytes_max),
+                sync: Some(match config.spool.sync {
+                    Sync::Always => SyncWord::Always,
+                    Sync::Interval(_) => SyncWord::Interval,
+                    Sync::Never => SyncWord::Never,
+                }),
+                sync_interval_ms: match config.spool.sync {
+                    Sync::Interval(interval) => Some(interval.as_millis() as u64),
+                    Sync::Always | Sync::Never => None,
+                },
             },
             batch: BatchSection {
-                events_max: Some(config.batch.events_max as u64),
-                delay_ms: Some(config.batch.delay.as_millis() as u64),
+                events_max: Some(config.batch_events_max as u64),
             },
             labels: config.labels.clone(),
         }
@@ -402,50 +420,46 @@ impl GuardSection {
     }
 }
 
-impl QueueSection {
-    fn check(&self) -> Result<QueueLimits, ConfigError> {
-        let default = QueueLimits::default();
-        Ok(QueueLimits {
-            events_max: within(
-                "queue.events_max",
-                self.events_max,
-                default.events_max,
-                (1024, 100_000_000),
-                "1024 to 100000000",
-            )?,
+impl SpoolSection {
+    fn check(&self) -> Result<SpoolLimits, ConfigError> {
+        let interval_ms = within(
+            "spool.sync_interval_ms",
+            self.sync_interval_ms,
+            SYNC_INTERVAL_DEFAULT.as_millis() as usize,
+            (10, 600_000),
+            "10 to 600000",
+        )?;
+        let sync = match self.sync {
+            Some(SyncWord::Always) => Sync::Always,
+            Some(SyncWord::Never) => Sync::Never,
+            Some(SyncWord::Interval) | None => {
+                Sync::Interval(Duration::from_millis(interval_ms as u64))
+            }
+        };
+        Ok(SpoolLimits {
             bytes_max: within(
-                "queue.bytes_max",
+                "spool.bytes_max",
                 self.bytes_max,
-                default.bytes_max,
+                SpoolLimits::default().bytes_max as usize,
                 // Two of the largest batches, so that one can be under way
                 // while the next is filled.
-                (8 << 20, 16 << 30),
-                "8388608 (8 MiB) to 17179869184 (16 GiB)",
-            )?,
+                (8 << 20, 1 << 40),
+                "8388608 (8 MiB) to 1099511627776 (1 TiB)",
+            )? as u64,
+            sync,
         })
     }
 }
 
 impl BatchSection {
-    fn check(&self) -> Result<BatchLimits, ConfigError> {
-        let default = BatchLimits::default();
-        let delay_ms = within(
-            "batch.delay_ms",
-            self.delay_ms,
-            default.delay.as_millis() as usize,
-            (1, 60_000),
-            "1 to 60000",
-        )?;
-        Ok(BatchLimits {
-            events_max: within(
-                "batch.events_max",
-                self.events_max,
-                default.events_max,
-                (1, BATCH_EVENTS_MAX as u64),
-                "1 to 16384",
-            )?,
-            delay: Duration::from_millis(delay_ms as u64),
-        })
+    fn check(&self) -> Result<usize, ConfigError> {
+        within(
+            "batch.events_max",
+            self.events_max,
+            BATCH_EVENTS_DEFAULT,
+            (1, BATCH_EVENTS_MAX as u64),
+            "1 to 16384",
+        )
     }
 }
 
@@ -470,8 +484,8 @@ fn within(
     }
 }
 
-/// Where the agent keeps its policies.
-const STATE: &str = "/var/lib/shrike-agent";
+/// Where the agent keeps its policies and its spool.
+pub const STATE: &str = "/var/lib/shrike-agent";
 
 /// An empty path pins nothing.
 fn check_pin(path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {

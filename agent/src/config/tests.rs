@@ -23,13 +23,13 @@ kills_per_minute = 7
 never_kill = ["/usr/sbin/sshd", "/usr/bin/login"]
 kill_patience_ms = 2500
 
-[queue]
-events_max = 5000
-bytes_max = 8388608
+[spool]
+bytes_max = 8388609
+sync = "interval"
+sync_interval_ms = 250
 
 [batch]
 events_max = 10
-delay_ms = 50
 
 [labels]
 role = "web"
@@ -58,11 +58,15 @@ fn whole_configuration_is_read() {
     assert_eq!(config.attach, Some(Attachment::Fentry));
     assert_eq!(config.pin.as_deref(), Some(Path::new("/sys/fs/bpf/other")));
     assert_eq!(config.state, Path::new("/var/lib/other"));
-    assert_eq!(config.queue.events_max, 5000);
+    assert_eq!(config.spool.bytes_max, 8_388_609);
+    assert_eq!(
+        config.spool.sync,
+        Sync::Interval(Duration::from_millis(250))
+    );
     assert_eq!(config.guard.kills_per_minute, 7);
     assert_eq!(config.guard.never_kill[1].as_str(), "/usr/bin/login");
     assert_eq!(config.guard.kill_patience, Duration::from_millis(2500));
-    assert_eq!(config.batch.delay, Duration::from_millis(50));
+    assert_eq!(config.batch_events_max, 10);
     assert_eq!(config.labels["role"], "web");
 }
 
@@ -101,7 +105,8 @@ fn environment_wins_over_the_file() {
             ("SHRIKE_AGENT_COLLECTORS", "a:1, b:2"),
             ("SHRIKE_AGENT_TLS_KEY", "/k"),
             ("SHRIKE_AGENT_LABELS", "role=db,zone=x"),
-            ("SHRIKE_AGENT_QUEUE_EVENTS_MAX", "2048"),
+            ("SHRIKE_AGENT_SPOOL_BYTES_MAX", "8388608"),
+            ("SHRIKE_AGENT_SPOOL_SYNC", "always"),
             ("HOME", "/"),
         ],
     )
@@ -117,7 +122,8 @@ fn environment_wins_over_the_file() {
     assert_eq!(config.collectors, ["a:1", "b:2"]);
     assert_eq!(config.tls.key, Path::new("/k"));
     assert_eq!(config.labels["zone"], "x");
-    assert_eq!(config.queue.events_max, 2048);
+    assert_eq!(config.spool.bytes_max, 8 << 20);
+    assert_eq!(config.spool.sync, Sync::Always);
 }
 
 #[test]
@@ -133,7 +139,7 @@ fn environment_alone_suffices() {
         ],
     )
     .unwrap();
-    assert_eq!(config.queue, QueueLimits::default());
+    assert_eq!(config.spool, SpoolLimits::default());
     assert_eq!(config.ring_bytes, RING_BYTES_DEFAULT);
 }
 
@@ -163,11 +169,15 @@ fn mistakes_are_named_with_their_place() {
         &WHOLE.replace("131072", "131073"),
         "priority_ring_bytes = 131073",
     );
-    check(&WHOLE.replace("5000", "1"), "queue.events_max = 1");
+    check(&WHOLE.replace("8388609", "1"), "spool.bytes_max = 1");
+    check(
+        &WHOLE.replace("\"interval\"", "\"often\""),
+        "unknown variant `often`",
+    );
     check(&WHOLE.replace("= 10\n", "= 0\n"), "batch.events_max = 0");
     check(
-        &WHOLE.replace("delay_ms = 50", "delay_ms = 0"),
-        "batch.delay_ms = 0",
+        &WHOLE.replace("interval_ms = 250", "interval_ms = 1"),
+        "spool.sync_interval_ms = 1",
     );
     check(
         &WHOLE.replace("http://127", "127"),

@@ -27,12 +27,15 @@ use crate::{
 pub async fn doctor(args: DoctorArgs) -> Result<(), AgentError> {
     let facts = NodeFacts::read().map_err(AgentError::Facts)?;
     println!("kernel {}", facts.kernel_release);
-    let mut sensor = load(&SensorOptions {
-        opens: Opens::First,
-        processes: args.processes.into(),
-        attachment: args.attach.map(Into::into),
-        ..SensorOptions::default()
-    })?;
+    let mut sensor = load(
+        &SensorOptions {
+            opens: Opens::First,
+            processes: args.processes.into(),
+            attachment: args.attach.map(Into::into),
+            ..SensorOptions::default()
+        },
+        &[],
+    )?;
     for line in hooks::lines(sensor.hooks()) {
         println!("{line}");
     }

@@ -204,8 +204,6 @@ const EXECS: Asked = Asked {
     opens: false,
     execs: true,
 };
-/// Judges opens, and finds out what execs are about.
-const EITHER: Asked = Asked::ALL;
 
 // What ends an operation is attached before what begins it, so that no entry
 // waits for an end that nobody sees. What makes a remembered path void is
@@ -231,7 +229,7 @@ hooks! {
     "opened_object" Fexit "dentry_open" RecordedOpens TYPED;
     "opened_below" Fexit "do_file_open_root" RecordedOpens TYPED;
     "opened" Fexit "do_filp_open" RecordedOpens TYPED;
-    "guard_open" Lsm "file_open" Always LSM EITHER;
+    "guard_open" Lsm "file_open" Always LSM OPENS;
     "guard_receive" Lsm "file_receive" Always LSM OPENS;
     "guard_mmap" Lsm "mmap_file" Always LSM EXECS;
     "guard_truncate" Lsm "path_truncate" Always LSM OPENS;
@@ -266,7 +264,7 @@ hooks! {
     "watch_removexattr" Fentry "security_inode_removexattr" IfThere SIGNALS OPENS;
     "watch_set_acl" Fentry "security_inode_set_acl" IfThere SIGNALS OPENS;
     "watch_remove_acl" Fentry "security_inode_remove_acl" IfThere SIGNALS OPENS;
-    "watch_open" Fentry "security_file_open" Always FENTRY EITHER;
+    "watch_open" Fentry "security_file_open" Always FENTRY OPENS;
     "leave_open" Fexit "__x64_sys_open" RecordedOpens KPROBE;
     "leave_creat" Fexit "__x64_sys_creat" RecordedOpens KPROBE;
     "leave_openat" Fexit "__x64_sys_openat" RecordedOpens KPROBE;

@@ -25,6 +25,7 @@ mod overlap;
 mod pins;
 mod policy_maps;
 mod programs;
+mod release;
 mod ring_memory;
 mod rings;
 mod rules;
@@ -44,4 +45,5 @@ pub use options::{
 pub use pins::{PINS, PinError, Pins};
 pub use policy_maps::AppliedPolicy;
 pub use rules::{CompileError, RuleTable};
+pub use running::RingMark;
 pub use sensor::{Resumed, Sensor};

@@ -62,7 +62,7 @@ pub struct RingMemory {
     window_bytes: usize,
     page: usize,
     capacity: usize,
-    /// Of the reader; what the shared page says, since nobody else writes it.
+    /// Of the reader: ahead of what the shared page says until that is told.
     position: usize,
     /// The record at that position, once it was seen there whole.
     front: Option<NonNull<[u8]>>,
@@ -199,6 +199,14 @@ impl RingMemory {
             .position
             .wrapping_add((HEADER + length).next_multiple_of(8));
         self.taken += records;
+    }
+
+    /// Gives up what was taken: the kernel may use the room again, and a
+    /// successor begins behind it.
+    pub fn release(&mut self) {
+        if self.shared(0).load(Ordering::Relaxed) == self.position {
+            return;
+        }
         self.pair ^= 1;
         let pair = 1 + 2 * self.pair;
         self.shared(pair + 1).store(self.taken, Ordering::Release);
@@ -391,13 +399,16 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_copied_in_is_busy_and_a_successor_goes_on_there() {
+    fn a_record_that_is_copied_in_is_busy_and_a_successor_goes_on_where_it_was_released() {
         let mut writer = Writer::new();
         writer.write(b"first", 0);
         writer.write(b"second", BUSY);
         let mut reader = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
         assert_eq!(reader.head(), Head::Record(b"first"));
         reader.advance();
+        let mut early = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
+        assert_eq!(early.head(), Head::Record(b"first"), "it was not released");
+        reader.release();
         let mut successor = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
         assert_eq!(successor.head(), Head::Busy);
         assert_eq!(successor.waiting(), 16);

@@ -126,8 +126,32 @@ impl Rings {
         &self.priority.memory
     }
 
+    /// Returns how many records were taken out of each ring, by whomever:
+    /// first the one of what is worth most.
+    pub fn taken_of_each(&self) -> (u64, u64) {
+        (self.priority.memory.taken(), self.opens.memory.taken())
+    }
+
+    /// Passes what is in the rings until so many records were taken out of
+    /// each.
+    pub fn skip_to(&mut self, priority: u64, opens: u64) {
+        for (ring, upto) in [(&mut self.priority, priority), (&mut self.opens, opens)] {
+            while ring.memory.taken() < upto && matches!(ring.memory.head(), Head::Record(_)) {
+                ring.memory.advance();
+            }
+        }
+        self.release();
+    }
+
+    /// Gives up what was taken: the kernel may use the room again.
+    pub fn release(&mut self) {
+        self.priority.memory.release();
+        self.opens.memory.release();
+    }
+
     /// Hands over what is in the rings, at most [`RECORDS_PER_CALL_MAX`]
-    /// records. Returns how many that were.
+    /// records, which stay there until [`release`](Self::release). Returns how
+    /// many that were.
     pub fn drain(&mut self, take: impl FnMut(&[u8])) -> usize {
         let taken = drain(&mut self.priority.memory, &mut self.opens.memory, take);
         self.look_at = Instant::now() + LOOK_EVERY;

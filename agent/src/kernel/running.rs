@@ -32,6 +32,8 @@ const NOTE_LAYOUT: usize = 0;
 const NOTE_PROGRAMS: usize = 1;
 /// What the rules in force may ask about: 1 for opens, 2 for execs.
 const NOTE_ASKED: usize = 2;
+/// A random number, drawn when the programs were loaded.
+const NOTE_INSTANCE: usize = 3;
 /// Six words for each hook: own, repeated, ring full, oversize, pending full,
 /// missed.
 const NOTE_HOOKS: usize = 8;
@@ -93,6 +95,17 @@ impl Maps {
     }
 }
 
+/// How many records were taken out of the rings of a set of programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingMark {
+    /// Which set: a random number.
+    pub instance: u64,
+    /// Out of the ring of what is worth most.
+    pub priority: u64,
+    /// Out of the ring of opens.
+    pub opens: u64,
+}
+
 /// Programs that run.
 pub struct Running {
     /// Their rings.
@@ -136,6 +149,25 @@ impl Running {
             missed: None,
             readable,
         })
+    }
+
+    /// Returns how far its rings were read.
+    pub fn mark(&self) -> RingMark {
+        let (priority, opens) = self.rings.taken_of_each();
+        RingMark {
+            instance: self.rings.notes().note(NOTE_INSTANCE),
+            priority,
+            opens,
+        }
+    }
+
+    /// Passes what is in the rings, and was taken out already by these marks:
+    /// the agent before died before it could say so.
+    pub fn skip(&mut self, marks: &[RingMark]) {
+        let own = self.mark();
+        if let Some(mark) = marks.iter().find(|mark| mark.instance == own.instance) {
+            self.rings.skip_to(mark.priority, mark.opens);
+        }
     }
 
     /// Says whether this agent can read the records.
@@ -208,7 +240,7 @@ impl Running {
     ///
     /// # Errors
     /// When the counters cannot be read.
-    pub fn begin(&mut self) -> Result<(), SensorError> {
+    pub fn begin(&mut self, instance: u64) -> Result<(), SensorError> {
         let halves = self.count()?;
         for (name, counters) in halves.hooks {
             let base = self.base.hooks.entry(name).or_default();
@@ -216,6 +248,7 @@ impl Running {
         }
         let notes = self.rings.notes();
         notes.set_note(NOTE_LAYOUT, LAYOUT);
+        notes.set_note(NOTE_INSTANCE, instance);
         notes.set_note(NOTE_PROGRAMS, self.programs.iter().count() as u64);
         self.note(&self.base.clone());
         Ok(())

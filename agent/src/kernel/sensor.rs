@@ -33,8 +33,9 @@ use super::{
     pins::{self, Guard, PinError, Pins, Place},
     policy_maps::{self, PolicyMaps},
     programs::{Asked, Programs},
+    release,
     rings::RECORDS_PER_CALL_MAX,
-    running::{Maps, Running},
+    running::{Maps, RingMark, Running},
     subvolumes,
 };
 use crate::error::chain;
@@ -114,13 +115,14 @@ pub enum Resumed {
 
 impl Sensor {
     /// Looks up the kernel's offsets, loads the programs and attaches them,
-    /// or takes over those of an agent before that are the same. Must be
-    /// called on a tokio runtime.
+    /// or takes over those of an agent before that are the same. `marks` is how
+    /// far that agent had read their rings by what it left; beyond what the
+    /// rings themselves say. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// [`SensorError`] says in one line what this kernel lacks, or what the
     /// agent may not do.
-    pub fn load(options: &SensorOptions) -> Result<Self, SensorError> {
+    pub fn load(options: &SensorOptions, marks: &[RingMark]) -> Result<Self, SensorError> {
         options.check()?;
         check_pid_namespace()?;
         let table = offsets::resolve()?;
@@ -162,6 +164,7 @@ impl Sensor {
         };
         let (running, mut maps, attachment, hooks) = match own {
             Some((mut running, maps, attachment)) => {
+                running.skip(marks);
                 running.resume()?;
                 let hooks = hooks::adopted(attachment, options, &running.programs);
                 tracing::info!("took over the programs of the agent before");
@@ -170,6 +173,7 @@ impl Sensor {
             None => start(&table, options, agent, pins.as_ref(), &digest)?,
         };
         for one in &mut before {
+            one.running.skip(marks);
             one.running.resume()?;
         }
         let in_force = maps.take(policy_maps::IN_FORCE)?;
@@ -328,7 +332,15 @@ impl Sensor {
     ///
     /// Sequence number and wall-clock time are 0: they are the agent's to
     /// give.
-    pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
+    pub fn drain(&mut self, take: impl FnMut(Event)) -> usize {
+        let taken = self.drain_held(take);
+        self.release();
+        taken
+    }
+
+    /// The same, but what was taken stays in the rings for a successor until
+    /// [`release`](Self::release).
+    pub fn drain_held(&mut self, mut take: impl FnMut(Event)) -> usize {
         let taken = if self.before.is_empty() {
             self.drain_own(&mut take)
         } else {
@@ -336,6 +348,24 @@ impl Sensor {
         };
         self.behind = taken >= RECORDS_PER_CALL_MAX;
         taken
+    }
+
+    /// Gives up what was taken out of the rings: somebody keeps it.
+    pub fn release(&mut self) {
+        self.running.rings.release();
+        for before in &mut self.before {
+            before.running.rings.release();
+        }
+    }
+
+    /// Returns how far the rings were read.
+    pub fn marks(&self) -> Vec<RingMark> {
+        self.before
+            .iter()
+            .map(|before| &before.running)
+            .chain([&self.running])
+            .map(Running::mark)
+            .collect()
     }
 
     fn drain_own(&mut self, take: &mut impl FnMut(Event)) -> usize {
@@ -615,12 +645,17 @@ fn start(
     let record_processes = options.processes.number();
     let hash_keys = random_odd_words()?;
     let exec_environment = options.exec_environment.number();
+    let uname = rustix::system::uname();
+    let boxed_files = u32::from(release::boxes_overlay_files(
+        &uname.release().to_string_lossy(),
+    ));
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("RECORD_OPENS", &record_opens, true)
         .override_global("RECORD_PROCESSES", &record_processes, true)
         .override_global("EXEC_ENVIRONMENT", &exec_environment, true)
+        .override_global("OVERLAY_FILES_ARE_BOXED", &boxed_files, true)
         .override_global("KILLS_PER_MINUTE", &options.kills_per_minute, true)
         .override_global("HASH_KEYS", &hash_keys[..], true)
         .override_global("AGENT", &agent, true)
@@ -643,7 +678,8 @@ fn start(
         None => None,
     };
     let mut running = Running::new(&mut maps, programs, place)?;
-    running.begin()?;
+    let [instance, ..] = random_odd_words()?;
+    running.begin(instance)?;
     Ok((running, maps, attachment, hooks))
 }
 

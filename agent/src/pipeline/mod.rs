@@ -5,7 +5,7 @@
 //! control ───────────────→ ┌──────────┐ ←───────────── link ← collector
 //!         ←─── Applied ─── │ pipeline │
 //!                          └──────────┘ ─── batches ──→ link → collector
-//!                 sensor → intake → session (queue)
+//!                 sensor → intake → spool → session
 //! ```
 //!
 //! Nobody else touches the state, so nothing is locked. It waits for the
@@ -17,7 +17,7 @@ mod ledger;
 mod tampering;
 
 pub use intake::{Counts, Intake};
-pub(crate) use ledger::ledger;
+pub(crate) use ledger::{ledger, onto};
 use tampering::Tampering;
 
 use std::{
@@ -26,10 +26,10 @@ use std::{
 };
 
 use rustls::ClientConfig;
-use shrike_proto::wire::ingest;
+use shrike_proto::{event::Event, id::SequenceNumber, ledger::Ledger, wire::ingest};
 use tokio::{
     sync::{mpsc, watch},
-    task::block_in_place,
+    task::{JoinHandle, block_in_place, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,9 +37,11 @@ use crate::{
     control::{Applied, ApplyRequest},
     doctor::Bystanders,
     error::{AgentError, chain},
-    kernel::Sensor,
+    kernel::{RingMark, Sensor},
     policy_store::PolicyStore,
+    run::random_epoch,
     session::{Attempt, Command, LINK_REPORTS_MAX, Link, Report, Session, SessionOptions},
+    spool::{Class, Mark, Spool},
 };
 
 /// Policy sets that wait to be applied: the control stream waits for each
@@ -54,7 +56,7 @@ const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 /// hundred calls into the kernel.
 const INSPECT_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Longest time for the queue to empty when the agent stops.
+/// Longest time for the spool to empty when the agent stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time for the network to take what it was handed at the end.
@@ -74,6 +76,8 @@ pub struct PipelineOptions {
     pub bystanders: Bystanders,
     /// For the session.
     pub session: SessionOptions,
+    /// Where events wait.
+    pub spool: Spool,
     /// How to speak to collectors.
     pub tls: Arc<ClientConfig>,
     /// Where policy sets come from.
@@ -86,7 +90,7 @@ pub struct PipelineOptions {
     pub info: watch::Sender<ingest::NodeInfo>,
 }
 
-/// The task that owns the sensor, the process table, the queue and the
+/// The task that owns the sensor, the process table, the spool and the
 /// session.
 pub struct Pipeline {
     sensor: Sensor,
@@ -103,18 +107,24 @@ pub struct Pipeline {
     info: watch::Sender<ingest::NodeInfo>,
     inspect_after: Instant,
     tampering: Tampering,
+    /// What the agents before counted in the spool's epoch, and the number
+    /// that this one's first event got.
+    counted: (Ledger, SequenceNumber),
+    syncing: Option<JoinHandle<()>>,
 }
 
 impl Pipeline {
     /// Builds the task; nothing happens before [`run`](Self::run).
     pub fn new(options: PipelineOptions, now: Instant) -> Self {
         let (report, reports) = mpsc::channel(LINK_REPORTS_MAX);
-        let (mut intake, mut session) = (options.intake, Session::new(options.session, now));
+        let (mut intake, mut spool) = (options.intake, options.spool);
+        let counted = (spool.kept_ledger().clone(), spool.next_number());
         intake.leave_out(options.bystanders.left_out);
-        for mut event in options.bystanders.events {
-            intake.complete(&mut event, session.next_sequence(), now);
-            session.push(&event, now);
+        for event in options.bystanders.events {
+            take(event, &mut intake, &mut spool, now);
         }
+        spool.commit(&to_disk(options.sensor.marks()));
+        let session = Session::new(options.session, spool, now);
         Self {
             sensor: options.sensor,
             intake,
@@ -130,11 +140,13 @@ impl Pipeline {
             info: options.info,
             inspect_after: now + INSPECT_INTERVAL,
             tampering: Tampering::default(),
+            counted,
+            syncing: None,
         }
     }
 
     /// Runs until `stop`, then takes out what the ring holds and delivers
-    /// what the queue holds, for as long as that may take.
+    /// what the spool holds, for as long as that may take.
     ///
     /// # Errors
     /// [`AgentError::Ring`] when the kernel's events cannot be read.
@@ -162,27 +174,38 @@ impl Pipeline {
     /// Takes out what the ring holds, or a part of it. Returns how many records
     /// that were.
     fn take_in(&mut self, now: Instant) -> usize {
-        let (intake, session) = (&mut self.intake, &mut self.session);
-        let taken = self.sensor.drain(|mut event| {
-            intake.complete(&mut event, session.next_sequence(), now);
-            session.push(&event, now);
-        });
-        self.raise_alerts(now);
+        let (intake, spool) = (&mut self.intake, self.session.spool_mut());
+        let taken = self
+            .sensor
+            .drain_held(|event| take(event, intake, spool, now));
+        self.commit(now);
         taken
     }
 
-    fn raise_alerts(&mut self, now: Instant) {
-        while let Some(alert) = self.intake.next_alert(self.session.next_sequence(), now) {
-            self.session.push(&alert, now);
+    /// Brings what was taken in into the spool, with the alerts that came of
+    /// it; only then is it gone from the rings.
+    fn commit(&mut self, now: Instant) {
+        let spool = self.session.spool_mut();
+        while let Some(alert) = self.intake.next_alert(spool.next_verdict_number(), now) {
+            spool.push(&alert);
         }
+        if spool.is_pending() {
+            spool.commit(&to_disk(self.sensor.marks()));
+        }
+        self.sensor.release();
     }
 
     fn advance(&mut self, now: Instant) {
         if now >= self.ledger_after {
             self.ledger_after = now + LEDGER_INTERVAL;
             self.audit(now);
-            self.raise_alerts(now);
+            self.commit(now);
             self.count();
+        }
+        if self.syncing.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Some(sync) = self.session.spool_mut().sync_if_due(now)
+        {
+            self.syncing = Some(spawn_blocking(sync));
         }
         if now >= self.inspect_after {
             self.inspect(now);
@@ -232,13 +255,20 @@ impl Pipeline {
 
     fn count(&mut self) {
         match self.sensor.counters() {
-            Ok(counters) => self.session.set_ledger(ledger(
-                &counters,
-                self.intake.counts(),
-                self.sensor.undecodable(),
-                self.session.queue().lost(),
-                self.session.next_sequence(),
-            )),
+            Ok(counters) => {
+                let spool = self.session.spool();
+                let own = ledger(
+                    &counters,
+                    self.intake.counts(),
+                    self.sensor.undecodable(),
+                    spool.lost(),
+                    spool.next_number(),
+                );
+                let (before, began_at) = &self.counted;
+                let ledger = onto(before, *began_at, own);
+                self.session.spool_mut().keep_ledger(&ledger);
+                self.session.set_ledger(ledger);
+            }
             Err(error) => tracing::error!(error = chain(&error), "cannot read the counters"),
         }
     }
@@ -289,6 +319,14 @@ impl Pipeline {
                         link.settle(durable);
                     }
                 }
+                Command::BeginAnew => {
+                    match random_epoch() {
+                        Ok(epoch) => block_in_place(|| self.session.begin_anew(epoch)),
+                        Err(error) => tracing::error!(error = chain(&error), "no epoch begins"),
+                    }
+                    let spool = self.session.spool();
+                    self.counted = (spool.kept_ledger().clone(), spool.next_number());
+                }
                 Command::Close => {
                     if let Some((_, link)) = self.link.take() {
                         link.close();
@@ -335,7 +373,7 @@ impl Pipeline {
         let _ = request.reply.send(result);
     }
 
-    /// Takes out what the ring holds, delivers what the queue holds.
+    /// Takes out what the ring holds, delivers what the spool holds.
     async fn finish(mut self) {
         if self.sensor.is_pinned() {
             // The hooks stay, and what is in the ring is the successor's.
@@ -361,11 +399,12 @@ impl Pipeline {
             let commands = self.session.advance(now);
             self.execute(commands, now);
         }
-        let waiting = self.session.queue().events_held();
+        block_in_place(|| self.session.spool_mut().finish());
+        let waiting = self.session.spool().waiting();
         if waiting > 0 {
-            tracing::warn!(
+            tracing::info!(
                 waiting,
-                "stopping with events that no collector has acknowledged: they are lost"
+                "stopping with events that no collector has acknowledged: they stay in the spool"
             );
         }
         if let Some((_, link)) = self.link.take() {
@@ -381,4 +420,33 @@ impl Pipeline {
         let until = Instant::now() + DRAIN_TIMEOUT;
         while self.take_in(Instant::now()) > 0 && Instant::now() < until {}
     }
+}
+
+/// Completes an event and puts it into the spool, which gives it its number
+/// with the next commit.
+fn take(mut event: Event, intake: &mut Intake, spool: &mut Spool, now: Instant) {
+    // Those that have a verdict are told their number at once: what becomes of
+    // it refers to that.
+    intake.complete(&mut event, spool.next_verdict_number(), now);
+    if Class::of(&event) != Class::Verdicts {
+        event.sequence = SequenceNumber(0);
+    }
+    spool.push(&event);
+}
+
+fn to_disk(marks: Vec<RingMark>) -> Vec<Mark> {
+    marks
+        .into_iter()
+        .map(
+            |RingMark {
+                 instance,
+                 priority,
+                 opens,
+             }| Mark {
+                instance,
+                priority,
+                opens,
+            },
+        )
+        .collect()
 }

@@ -3,7 +3,7 @@
 //! None of it costs an event: the connection ends, and the next one begins
 //! where the collector's disk does.
 
-use crate::queue::AckError;
+use crate::spool::AckError;
 
 /// A word that cannot be true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +14,7 @@ pub(super) enum Contradiction {
     /// Something that presumes a welcome.
     #[error("{0} before the welcome")]
     BeforeWelcome(&'static str),
-    /// An acknowledgement of what this queue never sent.
+    /// An acknowledgement of what this spool never had.
     #[error("an acknowledgement of another epoch")]
     OtherEpoch,
     /// An acknowledgement of what was not sent yet.

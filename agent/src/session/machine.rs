@@ -9,24 +9,21 @@
 //! ```
 //!
 //! A session resumes where the collector's welcome says that its disk ends:
-//! what is durable leaves the queue, the rest is sent again. What the peer
+//! what is durable leaves the spool, the rest is sent again. Epochs that ended
+//! are delivered first, each in a session of its own. What the peer
 //! says is checked against what was sent; a collector that contradicts itself
 //! loses the connection, never an event.
 
 use std::time::{Duration, Instant};
 
 use shrike_proto::{
-    event::Event,
     id::{Epoch, SequenceNumber},
-    ledger::{Ledger, LossReason},
+    ledger::Ledger,
     wire::ingest,
 };
 
 use super::{Backoff, contradiction::Contradiction};
-use crate::{
-    config::{BatchLimits, QueueLimits},
-    queue::Queue,
-};
+use crate::spool::{AckError, Spool};
 
 /// Longest wait for a collector's welcome, dialling included.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(25);
@@ -51,6 +48,9 @@ pub const CREDIT_MAX: u32 = 64;
 /// Longest pause that a collector can ask for.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// A collector's reason is kept this long.
+const REASON_CHARS_MAX: usize = 1000;
+
 /// Number of an attempt to hold a session: tells reports of an old
 /// connection from those of the present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -72,6 +72,9 @@ pub enum Command {
     Send(Box<ingest::Batch>),
     /// Everything up to here is on the collector's disk.
     Settled(SequenceNumber),
+    /// The collector has events of the spool's epoch that the spool does not
+    /// know: another epoch is to begin, by [`Session::begin_anew`].
+    BeginAnew,
     /// End the stream.
     Close,
 }
@@ -81,18 +84,13 @@ pub enum Command {
 pub struct SessionOptions {
     /// Name in the hello.
     pub node: String,
-    /// Boot in the hello.
-    pub boot_id: String,
     /// The rest of the hello.
     pub info: ingest::NodeInfo,
     /// Collectors, tried in this order; at least one.
     pub collectors: Vec<String>,
-    /// Bounds of the queue.
-    pub queue: QueueLimits,
-    /// When a batch is cut.
-    pub batch: BatchLimits,
-    /// Life of the queue: random for each start.
-    pub epoch: Epoch,
+    /// Any number that differs between agents, for the pauses between
+    /// attempts.
+    pub seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -115,11 +113,11 @@ enum State {
     },
 }
 
-/// The agent's side of the event protocol, and the queue that it empties.
+/// The agent's side of the event protocol, and the spool that it empties.
 #[derive(Debug)]
 pub struct Session {
     options: SessionOptions,
-    queue: Queue,
+    spool: Spool,
     state: State,
     attempt: Attempt,
     collector: usize,
@@ -135,17 +133,14 @@ impl Session {
     ///
     /// # Panics
     /// Without a collector: the configuration has at least one.
-    pub fn new(options: SessionOptions, now: Instant) -> Self {
+    pub fn new(options: SessionOptions, spool: Spool, now: Instant) -> Self {
         assert!(!options.collectors.is_empty(), "checked at the edge");
-        let seed = options.epoch.0;
         Self {
-            queue: Queue::new(options.epoch, options.queue, options.batch),
+            spool,
             state: State::Waiting { until: now },
             attempt: Attempt(0),
             collector: 0,
-            backoff: Backoff::new(u64::from_le_bytes(
-                seed[..8].try_into().expect("an epoch has 16 bytes"),
-            )),
+            backoff: Backoff::new(options.seed),
             ledger: Ledger::default(),
             ledger_sent: None,
             ledger_sent_at: None,
@@ -154,26 +149,26 @@ impl Session {
         }
     }
 
-    /// Returns the sequence number that the next event gets.
-    pub fn next_sequence(&self) -> SequenceNumber {
-        self.queue.next_sequence()
+    /// Returns the spool, for the ledger and the status line.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
     }
 
-    /// Returns the queue, for the ledger and the status line.
-    pub fn queue(&self) -> &Queue {
-        &self.queue
-    }
-
-    /// Takes in an event that carries [`next_sequence`](Self::next_sequence).
-    /// Nothing is sent before [`advance`](Self::advance).
-    pub fn push(&mut self, event: &Event, now: Instant) {
-        self.queue.push(event, now);
+    /// Returns the spool, to take in events. Nothing is sent before
+    /// [`advance`](Self::advance).
+    pub fn spool_mut(&mut self) -> &mut Spool {
+        &mut self.spool
     }
 
     /// Takes in the counts as they are; they go out with the next batch, or
     /// alone when no batch is due.
     pub fn set_ledger(&mut self, ledger: Ledger) {
         self.ledger = ledger;
+    }
+
+    /// Begins another epoch of this name, after [`Command::BeginAnew`].
+    pub fn begin_anew(&mut self, epoch: Epoch) {
+        self.spool.begin_anew(epoch);
     }
 
     /// Tells the collector how the node stands: only a hello says so, so the
@@ -189,7 +184,6 @@ impl Session {
 
     /// Does whatever is due.
     pub fn advance(&mut self, now: Instant) -> Vec<Command> {
-        self.queue.cut_if_due(now);
         let mut commands = Vec::new();
         match self.state {
             State::Waiting { until } if now >= until => commands.push(self.open(now)),
@@ -207,7 +201,7 @@ impl Session {
     /// Returns when [`advance`](Self::advance) has something to do next, at
     /// the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let own = match self.state {
+        match self.state {
             State::Waiting { until } => Some(until),
             State::Opening { since } => Some(since + WELCOME_TIMEOUT),
             State::Streaming {
@@ -217,7 +211,7 @@ impl Session {
                 ..
             } => {
                 let stall =
-                    (self.queue.batches_under_way() > 0).then_some(progress + STALL_TIMEOUT);
+                    (self.spool.batches_under_way() > 0).then_some(progress + STALL_TIMEOUT);
                 let ledger = (bare.is_none() && self.ledger_sent.as_ref() != Some(&self.ledger))
                     .then(|| self.ledger_sent_at.map(|at| at + LEDGER_INTERVAL))
                     .flatten();
@@ -231,8 +225,7 @@ impl Session {
                 .flatten()
                 .min()
             }
-        };
-        own.into_iter().chain(self.queue.cut_at()).min()
+        }
     }
 
     /// The collector took the session.
@@ -247,9 +240,12 @@ impl Session {
                 return Err(Contradiction::SecondWelcome);
             }
             let durable = SequenceNumber(welcome.durable_sequence);
-            machine.queue.rewind();
-            machine.queue.acknowledge(durable)?;
-            let first = machine.queue.first_sequence().0;
+            let first = machine.spool.first_sequence().0;
+            machine.spool.rewind();
+            if let Err(error @ AckError::Ahead { .. }) = machine.spool.acknowledge(durable) {
+                commands.push(Command::BeginAnew);
+                return Err(error.into());
+            }
             if durable.0 + 1 < first {
                 // The hello said so; the collector accounts for them as
                 // missing from its store.
@@ -261,7 +257,7 @@ impl Session {
             tracing::info!(
                 collector = machine.options.collectors[machine.collector],
                 durable = durable.0,
-                waiting = machine.queue.events_held(),
+                waiting = machine.spool.waiting(),
                 "delivering events"
             );
             machine.state = State::Streaming {
@@ -288,12 +284,12 @@ impl Session {
     ) -> Vec<Command> {
         self.hear(attempt, now, |machine, commands| {
             machine.insist_on_session("an acknowledgement")?;
-            if ack.epoch != machine.options.epoch.0 {
+            if ack.epoch != machine.spool.epoch().0 {
                 return Err(Contradiction::OtherEpoch);
             }
             let durable = SequenceNumber(ack.durable_sequence);
             machine.note_answer();
-            if machine.queue.acknowledge(durable)? > 0 {
+            if machine.spool.acknowledge(durable)? > 0 {
                 machine.backoff.reset();
                 machine.note_progress(now);
             }
@@ -336,7 +332,6 @@ impl Session {
     /// Begins the end: whatever waits is sent as soon as it can be.
     pub fn handle_stop(&mut self, now: Instant) -> Vec<Command> {
         self.stopping = true;
-        self.queue.cut();
         self.advance(now)
     }
 
@@ -349,7 +344,7 @@ impl Session {
             }
             State::Waiting { .. } | State::Opening { .. } => true,
         };
-        self.queue.is_empty() && told
+        self.spool.is_empty() && told
     }
 
     /// Takes in a word of the collector. One to an earlier attempt is
@@ -387,7 +382,7 @@ impl Session {
             pause_ms,
             "the collector cannot store right now"
         );
-        self.queue.rewind_to(first);
+        self.spool.rewind_to(first);
         // What it refused may have been a ledger.
         self.ledger_sent = None;
         if let State::Streaming { paused_until, .. } = &mut self.state {
@@ -396,12 +391,13 @@ impl Session {
     }
 
     fn quarantine(&mut self, first: SequenceNumber, reason: &str) {
-        match self.queue.give_up(first, LossReason::Quarantined) {
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        match self.spool.quarantine(first, &reason) {
             Some(events) => tracing::error!(
                 first = first.0,
                 events,
                 reason = reason.escape_debug().to_string(),
-                "the collector refused a batch for good: its events are lost"
+                "the collector refused a batch for good: it is kept in the quarantine"
             ),
             None => tracing::warn!(
                 first = first.0,
@@ -418,11 +414,12 @@ impl Session {
             address: self.options.collectors[self.collector].clone(),
             hello: Box::new(ingest::Hello {
                 node: self.options.node.clone(),
-                boot_id: self.options.boot_id.clone(),
-                epoch: self.options.epoch.0.to_vec(),
-                first_sequence: self.queue.first_sequence().0,
-                next_sequence: self.queue.next_sequence().0,
+                boot_id: self.spool.boot_id().to_owned(),
+                epoch: self.spool.epoch().0.to_vec(),
+                first_sequence: self.spool.first_sequence().0,
+                next_sequence: self.spool.next_sequence().0,
                 info: Some(self.options.info.clone()),
+                ended: self.spool.ended_ledger().is_some(),
             }),
         }
     }
@@ -444,7 +441,7 @@ impl Session {
         if now >= *since + GOOD_SESSION {
             self.backoff.reset();
         }
-        if self.queue.batches_under_way() == 0 {
+        if self.spool.batches_under_way() == 0 {
             *progress = now;
         }
         let credit = (*credit as usize).saturating_sub(is_bare.into());
@@ -457,28 +454,36 @@ impl Session {
             self.abandon("no acknowledgement for a minute", now, commands);
             return;
         }
+        if self.spool.retire() {
+            // The next epoch has a session of its own.
+            commands.push(Command::Close);
+            self.state = State::Waiting { until: now };
+            commands.push(self.open(now));
+            return;
+        }
         while !paused
-            && self.queue.batches_under_way() < credit
-            && let Some(batch) = self.queue.take_next()
+            && self.spool.batches_under_way() < credit
+            && let Some(batch) = self.spool.take_next()
         {
             commands.push(self.send(batch, now));
         }
         // While batches are under way the ledger goes with the next one.
         let ledger_due = !paused
             && !is_bare
-            && self.queue.batches_under_way() == 0
+            && self.spool.batches_under_way() == 0
             && (self.stopping
                 || self
                     .ledger_sent_at
                     .is_none_or(|at| now >= at + LEDGER_INTERVAL));
         if ledger_due && self.ledger_sent.as_ref() != Some(&self.ledger) {
-            let batch = self.queue.empty_batch();
+            let batch = self.spool.empty_batch();
             commands.push(self.send(batch, now));
         }
     }
 
     fn send(&mut self, mut batch: ingest::Batch, now: Instant) -> Command {
-        batch.ledger = Some(self.ledger.clone().into());
+        let ledger = self.spool.ended_ledger().unwrap_or(&self.ledger);
+        batch.ledger = Some(ledger.clone().into());
         self.ledger_sent = Some(self.ledger.clone());
         self.ledger_sent_at = Some(now);
         if batch.count == 0
@@ -512,7 +517,7 @@ impl Session {
             collector = self.options.collectors[self.collector],
             reason,
             retry_in_ms = delay.as_millis() as u64,
-            waiting = self.queue.events_held(),
+            waiting = self.spool.waiting(),
             "not connected to the collector"
         );
         // The one that worked is tried again first; only one that never
@@ -520,7 +525,7 @@ impl Session {
         if matches!(self.state, State::Opening { .. }) {
             self.collector = (self.collector + 1) % self.options.collectors.len();
         }
-        self.queue.rewind();
+        self.spool.rewind();
         self.state = State::Waiting { until: now + delay };
     }
 }

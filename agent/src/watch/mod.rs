@@ -50,16 +50,19 @@ pub async fn watch(args: WatchArgs) -> Result<(), AgentError> {
         default_filter: "warn",
     })?;
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
-    let mut sensor = load(&SensorOptions {
-        ring_bytes: args.ring_bytes,
-        priority_ring_bytes: args.priority_ring_bytes,
-        opens: args.opens.into(),
-        processes: args.processes.into(),
-        exec_environment: args.exec_environment.into(),
-        attachment: args.attach.map(Into::into),
-        kills_per_minute: args.kills_per_minute,
-        ..SensorOptions::default()
-    })?;
+    let mut sensor = load(
+        &SensorOptions {
+            ring_bytes: args.ring_bytes,
+            priority_ring_bytes: args.priority_ring_bytes,
+            opens: args.opens.into(),
+            processes: args.processes.into(),
+            exec_environment: args.exec_environment.into(),
+            attachment: args.attach.map(Into::into),
+            kills_per_minute: args.kills_per_minute,
+            ..SensorOptions::default()
+        },
+        &[],
+    )?;
     if let Some(set) = &set {
         let applied = block_in_place(|| sensor.apply(set))?;
         eprintln!("policy: {} rules in force", applied.rules);

@@ -10,6 +10,7 @@
 //! of the protobuf encoding: 0 for a varint, 2 for a length and bytes.
 
 use shrike_proto::{
+    batch::BY_PLACE,
     event::{Action, Kind},
     id::{PolicyName, RuleName, SequenceNumber},
 };
@@ -23,7 +24,7 @@ pub fn glance(raw: &[u8], first: SequenceNumber, count: u32) -> Option<Summary> 
     let mut fields = Fields(raw);
     while let Some((tag, value)) = fields.next()? {
         let event = glance_event(value.bytes_if(tag == 1)?)?;
-        if event.sequence != expected {
+        if event.sequence != BY_PLACE && event.sequence != expected {
             return None;
         }
         expected = expected.checked_add(1)?;
@@ -466,6 +467,22 @@ mod tests {
             }
         }
         events
+    }
+
+    #[test]
+    fn events_numbered_by_their_place_have_the_same_summary() {
+        let numbered = events(5, 40);
+        let mut by_place = numbered.clone();
+        for event in &mut by_place {
+            event.sequence = SequenceNumber(BY_PLACE);
+        }
+        let raw = encode(&by_place);
+        let (first, count) = (SequenceNumber(5), 40);
+        let mut summary = glance(&raw, first, count).unwrap();
+        let expected = glance(&encode(&numbered), first, count).unwrap();
+        summary.raw_bytes = expected.raw_bytes;
+        assert_eq!(summary, expected);
+        assert_eq!(batch::decode(&raw, first, count).unwrap(), numbered);
     }
 
     fn image() -> Image {

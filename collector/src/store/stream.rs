@@ -216,36 +216,36 @@ mod tests {
     #[test]
     fn neighbouring_losses_become_one_range() {
         let mut mark = Watermark::default();
-        mark.add_lost(range(1, 4, LossReason::AgentQueueFull));
-        mark.add_lost(range(5, 2, LossReason::AgentQueueFull));
+        mark.add_lost(range(1, 4, LossReason::AgentSpoolFull));
+        mark.add_lost(range(5, 2, LossReason::AgentSpoolFull));
         mark.add_lost(range(7, 1, LossReason::Quarantined));
         assert_eq!(
             mark.lost_ranges,
             [
-                range(1, 6, LossReason::AgentQueueFull),
+                range(1, 6, LossReason::AgentSpoolFull),
                 range(7, 1, LossReason::Quarantined)
             ]
         );
-        assert_eq!(mark.lost[&LossReason::AgentQueueFull], 6);
+        assert_eq!(mark.lost[&LossReason::AgentSpoolFull], 6);
     }
 
     #[test]
     fn ranges_are_bounded_and_counts_complete() {
         let mut mark = Watermark::default();
         for index in 0..1000 {
-            mark.add_lost(range(index * 2 + 1, 1, LossReason::AgentQueueFull));
+            mark.add_lost(range(index * 2 + 1, 1, LossReason::AgentSpoolFull));
         }
         assert_eq!(mark.lost_ranges.len(), LOST_RANGES_KEPT);
-        assert_eq!(mark.lost[&LossReason::AgentQueueFull], 1000);
+        assert_eq!(mark.lost[&LossReason::AgentSpoolFull], 1000);
     }
 
     #[test]
     fn loss_that_ledger_and_ranges_both_know_counts_once() {
         let mut mark = Watermark::default();
-        mark.add_lost(range(1, 4, LossReason::AgentQueueFull));
+        mark.add_lost(range(1, 4, LossReason::AgentSpoolFull));
         mark.ledger = Some(Ledger {
             lost: BTreeMap::from([
-                (LossReason::AgentQueueFull, 6),
+                (LossReason::AgentSpoolFull, 6),
                 (LossReason::KernelRingFull, 2),
             ]),
             ..Ledger::default()
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(
             mark.losses(),
             BTreeMap::from([
-                (LossReason::AgentQueueFull, 6),
+                (LossReason::AgentSpoolFull, 6),
                 (LossReason::KernelRingFull, 2)
             ])
         );

@@ -80,6 +80,7 @@ pub fn hello(node: &str) -> Hello {
             labels: [("role".to_owned(), "web".to_owned())].into(),
             ..NodeInfo::default()
         }),
+        ended: false,
     }
 }
 

@@ -280,7 +280,7 @@ async fn nodes_show_what_was_stored_and_lost() {
     batch.lost = vec![LostRange {
         first_sequence: 1,
         count: 10,
-        reason: LossReason::AgentQueueFull.into(),
+        reason: LossReason::AgentSpoolFull.into(),
     }];
     batch.ledger = Some(Ledger {
         seen: 57,
@@ -291,7 +291,7 @@ async fn nodes_show_what_was_stored_and_lost() {
                 count: 7,
             },
             LossCount {
-                reason: LossReason::AgentQueueFull.into(),
+                reason: LossReason::AgentSpoolFull.into(),
                 count: 10,
             },
         ],

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Claim;
-use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT};
+use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, wait_until_said};
 
 pub const CLAIMS: &[Claim] = &[
     Claim("a_stopped_and_restarted_collector_loses_nothing", stopped),
@@ -16,6 +16,14 @@ pub const CLAIMS: &[Claim] = &[
         enforcement_goes_on,
     ),
     Claim("a_restarted_agent_goes_on_where_it_was", restarted_agent),
+    Claim(
+        "a_killed_agent_in_the_middle_of_a_burst_loses_and_doubles_nothing",
+        killed_in_a_burst,
+    ),
+    Claim(
+        "a_killed_agent_keeps_what_no_collector_has_taken_yet",
+        killed_without_a_collector,
+    ),
 ];
 
 const FILES: usize = 300;
@@ -127,4 +135,60 @@ fn restarted_agent(fixture: &mut Fixture) -> Result<()> {
         .fleet
         .settle(ARRIVAL_TIMEOUT)
         .context("after the agents' restart")
+}
+
+fn killed_in_a_burst(fixture: &mut Fixture) -> Result<()> {
+    let script = format!(
+        "for n in $(seq 0 {}); do : > /tmp/claim-burst-$n; done",
+        FILES - 1
+    );
+    let jobs = fixture
+        .fleet
+        .nodes
+        .iter()
+        .map(|node| node.machine.command("sh").args(["-c", &script]).spawn())
+        .collect::<Result<Vec<_>>>()?;
+    for _ in 0..3 {
+        for node in &mut fixture.fleet.nodes {
+            wait_until_said(node, "ready")?;
+            node.kill_agent()?;
+            node.start_agent()?;
+        }
+    }
+    for job in jobs {
+        job.wait(ARRIVAL_TIMEOUT)?;
+    }
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    each_once(fixture, "claim-burst")?;
+    fixture.fleet.settle(ARRIVAL_TIMEOUT)?;
+    for row in fixture.fleet.ctl.nodes()? {
+        ensure!(
+            row.lost == 0 && row.lost_by_agent == 0 && row.seen == row.filtered + row.stored,
+            "the ledger does not add up: {row:?}"
+        );
+    }
+    Ok(())
+}
+
+fn killed_without_a_collector(fixture: &mut Fixture) -> Result<()> {
+    fixture.fleet.collector.stop()?;
+    touch(fixture, "claim-alone", 0..200)?;
+    for node in &mut fixture.fleet.nodes {
+        // Until the rings are empty.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        node.kill_agent()?;
+        let inspected = node.machine.shell("shrike-agent spool inspect --events")?;
+        ensure!(
+            inspected.contains("/tmp/claim-alone-0") && inspected.contains("/tmp/claim-alone-199"),
+            "{}: the spool lacks what was opened:\n{inspected}",
+            node.name()
+        );
+        node.start_agent()?;
+        wait_until_said(node, "the spool's epoch goes on")?;
+    }
+    touch(fixture, "claim-alone", 200..FILES)?;
+    fixture.fleet.collector.resume()?;
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    each_once(fixture, "claim-alone")?;
+    fixture.fleet.settle(ARRIVAL_TIMEOUT)
 }

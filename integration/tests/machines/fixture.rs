@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use shrike_integration::build::Binaries;
-use shrike_integration::fleet::{Fleet, Ran, poll};
+use shrike_integration::fleet::{Fleet, Node, Ran, poll};
 use shrike_integration::layout::Layout;
 use shrike_integration::vm::{Job, Machine, Outcome};
 
@@ -16,6 +16,9 @@ pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A session comes back within its longest back-off.
 pub const RECONNECT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// For a word of an agent that starts.
+const SAY_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// What a claim has at hand.
 pub struct Fixture {
@@ -167,6 +170,16 @@ pub fn wait_until_ready(watch: &Job) -> Result<()> {
         let ready = stderr.lines().any(|line| line.trim() == "ready");
         ready.then_some(())
     })
+}
+
+/// Waits until a node's agent says something.
+pub fn wait_until_said(node: &Node, what: &str) -> Result<()> {
+    // Attaching beside other programs, and detaching those, takes a grace
+    // period for each: half a minute on an emulated machine.
+    poll(SAY_TIMEOUT, || {
+        Ok(node.agent_said().contains(what).then_some(()))
+    })
+    .with_context(|| format!("{} does not say {what:?}", node.name()))
 }
 
 /// Runs a program on a machine and insists on how it ends.

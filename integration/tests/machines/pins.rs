@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shrike_integration::fleet::{Node, NodeRow, poll};
+use shrike_integration::fleet::{NodeRow, poll};
 use shrike_integration::vm::{Machine, Outcome};
 
 use super::Claim;
-use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist};
+use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist, wait_until_said};
 
 pub const CLAIMS: &[Claim] = &[
     Claim(
@@ -21,6 +21,10 @@ pub const CLAIMS: &[Claim] = &[
     ),
     Claim("tampering_is_noticed_mended_and_told", tampering),
     Claim("what_only_judges_is_attached_while_a_rule_asks", on_demand),
+    Claim(
+        "an_exec_that_finds_no_room_is_refused_while_a_rule_might_refuse_it",
+        crowded,
+    ),
     Claim("detach_leaves_nothing_in_the_kernel", detach),
 ];
 
@@ -213,9 +217,9 @@ fn on_demand(fixture: &mut Fixture) -> Result<()> {
     for node in &fixture.fleet.nodes {
         poll(ARRIVAL_TIMEOUT, || {
             let links = links(&node.machine)?;
-            // What stands behind an overlay's program is found when it is opened.
-            let needed = links.contains("link_guard_open") && links.contains("link_guard_mmap");
-            Ok((needed && !links.contains("link_guard_unlink")).then_some(()))
+            let needed = links.contains("link_guard_mmap");
+            let idle = ["link_guard_open\n", "link_guard_unlink\n"];
+            Ok((needed && !idle.iter().any(|link| links.contains(link))).then_some(()))
         })
         .context("no rule is about opens any more")?;
         insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
@@ -242,19 +246,81 @@ fn on_demand(fixture: &mut Fixture) -> Result<()> {
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
 }
 
+/// Opens a map of the programs by its name: bpf(2) with `BPF_MAP_GET_NEXT_ID`,
+/// `BPF_MAP_GET_FD_BY_ID` and `BPF_OBJ_GET_INFO_BY_FD`.
+const FIND_MAP: &str = r#"
+    sub find {
+        my $id = pack('L3', 0, 0, 0);
+        while (syscall(321, 12, $id, length $id) == 0) {
+            my $next = (unpack 'L2', $id)[1];
+            my $get = pack('L3', $next, 0, 0);
+            my $fd = syscall(321, 14, $get, length $get);
+            my $info = "\0" x 128;
+            my $ask = pack('LLP', $fd, length $info, $info);
+            return $fd if syscall(321, 15, $ask, length $ask) == 0
+                && (unpack 'L6 Z16', $info)[6] eq $_[0];
+            syscall(3, $fd);
+            $id = pack('L3', $next, 0, 0);
+        }
+        die "no map $_[0]";
+    }
+"#;
+
 /// Writes zeros over a pinned array's elements, as anybody with the rights of
-/// the agent could: bpf(2) with `BPF_OBJ_GET` and `BPF_MAP_UPDATE_ELEM`.
+/// the agent could: `BPF_MAP_UPDATE_ELEM`.
 fn overwrite(machine: &Machine, map: &str, elements: u32) -> Result<()> {
     let script = format!(
-        "my ($path) = glob(\"{PINS}/sensor_*/map_{map}\"); $path .= \"\\0\"; \
-         my $get = pack('PLL', $path, 0, 0); \
-         my $fd = syscall(321, 7, $get, length $get); die \"get: $!\" if $fd < 0; \
-         for my $index (0 .. {elements} - 1) {{ \
+        "{FIND_MAP} my $fd = find('{map}'); for my $index (0 .. {elements} - 1) {{ \
          my ($key, $value) = (pack('L', $index), \"\\0\" x 65536); \
          my $set = pack('LLPPQ', $fd, 0, $key, $value, 0); \
          syscall(321, 2, $set, length $set) == 0 or die \"set: $!\"; }}"
     );
     insist(machine, &["perl", "-e", &script], Outcome::SUCCESS)
+}
+
+/// Fills the map of execs under way, as 8,192 execs that wait for a file
+/// system would, tries two programs, and makes room again. Keys are addresses
+/// of tasks, so these are nobody's.
+const CROWD: &str = r#"
+    my ($map, $made, $value) = (find('EXECS'), 0, "\0" x 65536);
+    for my $index (1 .. 8192) {
+        my $key = pack('Q', $index);
+        my $set = pack('LLPPQ', $map, 0, $key, $value, 0);
+        last if syscall(321, 2, $set, length $set) != 0;
+        $made = $index;
+    }
+    for my $program ('nc', 'factor') {
+        print system($program, '-h') == -1 ? "refused: $!" : "ran: $?", "\n";
+    }
+    for my $index (1 .. $made) {
+        my $key = pack('Q', $index);
+        my $delete = pack('LLPQQ', $map, 0, $key, 0, 0);
+        syscall(321, 3, $delete, length $delete);
+    }
+    print "made $made\n", system('nc', '-h'), "\n", system('factor', '7'), "\n";
+"#;
+
+fn crowded(fixture: &mut Fixture) -> Result<()> {
+    fixture.push(POLICY)?;
+    for node in &fixture.fleet.nodes {
+        let script = format!("{FIND_MAP}{CROWD}");
+        let ran = node.machine.command("perl").args(["-e", &script]).run()?;
+        let said = ran.stdout_text();
+        let lines: Vec<&str> = said.lines().filter(|line| *line != "7: 7").collect();
+        let [nc, other, made, nc_with_room, other_with_room] = lines[..] else {
+            anyhow::bail!("{}: {said}{}", node.name(), ran.stderr_text());
+        };
+        let refused = "refused: Operation not permitted";
+        ensure!(nc == refused && other == refused, "{}: {said}", node.name());
+        let made: u32 = made.trim_start_matches("made ").parse()?;
+        ensure!((8_000..=8_192).contains(&made), "{}: {said}", node.name());
+        ensure!(
+            nc_with_room == "9" && other_with_room == "0",
+            "{}: with room: {said}",
+            node.name()
+        );
+    }
+    Ok(())
 }
 
 fn detach(fixture: &mut Fixture) -> Result<()> {
@@ -305,15 +371,6 @@ fn detach(fixture: &mut Fixture) -> Result<()> {
         node.start_agent()?;
     }
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)
-}
-
-fn wait_until_said(node: &Node, what: &str) -> Result<()> {
-    // Attaching beside other programs, and detaching those, takes a grace
-    // period for each: half a minute on an emulated machine.
-    poll(2 * TIMEOUT, || {
-        Ok(node.agent_said().contains(what).then_some(()))
-    })
-    .with_context(|| format!("{} does not say {what:?}", node.name()))
 }
 
 /// Returns how many verdicts of a rule are stored, by node.

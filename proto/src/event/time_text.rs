@@ -25,6 +25,14 @@ pub struct TimeText {
 }
 
 impl TimeText {
+    /// Returns the text of a time, to the millisecond.
+    pub fn text(&mut self, unix_ns: i64) -> String {
+        let mut text = String::new();
+        self.write(&mut text, unix_ns, Fraction::Milliseconds)
+            .expect("a String takes everything");
+        text
+    }
+
     pub(super) fn write(
         &mut self,
         out: &mut impl fmt::Write,

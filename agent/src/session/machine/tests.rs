@@ -1,41 +1,45 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 use shrike_proto::{
     batch,
-    event::{Fact, Open, Process},
+    event::{Event, Fact, Open, Process},
     id::Generation,
+    ledger::LossReason,
 };
 
 use super::*;
+use crate::{
+    config::SpoolLimits,
+    spool::{Files, testing::MemoryFiles},
+};
 
 const EPOCH: Epoch = Epoch([9; 16]);
+const BOOT: &str = "boot";
 
 fn session(now: Instant) -> Session {
+    session_on(MemoryFiles::default(), BOOT, EPOCH, now)
+}
+
+fn session_on(files: MemoryFiles, boot_id: &str, epoch: Epoch, now: Instant) -> Session {
+    let files: Arc<dyn Files> = Arc::new(files);
+    let spool = Spool::open(files, SpoolLimits::default(), 2, boot_id, epoch).unwrap();
     Session::new(
         SessionOptions {
             node: "web-1".to_owned(),
-            boot_id: "boot".to_owned(),
             info: ingest::NodeInfo::default(),
             collectors: vec!["a:1".to_owned(), "b:1".to_owned()],
-            queue: QueueLimits {
-                events_max: 1000,
-                bytes_max: 64 << 20,
-            },
-            batch: BatchLimits {
-                events_max: 2,
-                delay: Duration::from_millis(100),
-            },
-            epoch: EPOCH,
+            seed: 9,
         },
+        spool,
         now,
     )
 }
 
-fn push(session: &mut Session, count: usize, now: Instant) {
+fn push(session: &mut Session, count: usize) {
     for _ in 0..count {
         let event = Event {
-            sequence: session.next_sequence(),
+            sequence: SequenceNumber(batch::BY_PLACE),
             time_unix_ns: 0,
             boot_time_ns: 0,
             cpu: 0,
@@ -45,8 +49,9 @@ fn push(session: &mut Session, count: usize, now: Instant) {
             verdict: None,
             fact: Fact::Open(Open::default()),
         };
-        session.push(&event, now);
+        session.spool_mut().push(&event);
     }
+    session.spool_mut().commit(&[]);
 }
 
 fn welcome(durable_sequence: u64, credit: u32) -> ingest::Welcome {
@@ -105,28 +110,71 @@ fn streaming(session: &mut Session, durable: u64, now: Instant) -> (Attempt, Vec
 fn welcome_releases_what_waits() {
     let now = Instant::now();
     let mut session = session(now);
-    push(&mut session, 5, now);
+    push(&mut session, 5);
     let (_, commands) = streaming(&mut session, 0, now);
-    assert_eq!(batches(&commands), [(1, 2), (3, 2)]);
+    assert_eq!(batches(&commands), [(1, 2), (3, 2), (5, 1)]);
 }
 
 #[test]
-fn open_batch_goes_out_after_its_delay() {
+fn what_is_committed_goes_out_at_once() {
     let now = Instant::now();
     let mut session = session(now);
     streaming(&mut session, 0, now);
-    push(&mut session, 1, now);
-    assert_eq!(batches(&session.advance(now)), []);
-    let due = session.next_deadline().unwrap();
-    assert_eq!(due, now + Duration::from_millis(100));
-    assert_eq!(batches(&session.advance(due)), [(1, 1)]);
+    push(&mut session, 1);
+    assert_eq!(batches(&session.advance(now)), [(1, 1)]);
+}
+
+#[test]
+fn ended_epochs_are_delivered_first_each_in_a_session_of_its_own() {
+    let now = Instant::now();
+    let files = MemoryFiles::default();
+    let mut before = session_on(files.clone(), "boot before", Epoch([1; 16]), now);
+    push(&mut before, 3);
+    drop(before);
+    let mut session = session_on(files, BOOT, EPOCH, now);
+    push(&mut session, 1);
+    let (attempt, hello, _) = opened(&mut session, now);
+    assert_eq!((hello.epoch[0], hello.ended), (1, true));
+    assert_eq!(hello.boot_id, "boot before");
+    // The power went after the collector had stored more than the spool kept.
+    let commands = session.handle_welcome(attempt, &welcome(7, 8), now);
+    let [
+        Command::Settled(_),
+        Command::Close,
+        Command::Open { attempt, hello, .. },
+    ] = commands.as_slice()
+    else {
+        panic!("{commands:?}");
+    };
+    assert_eq!((hello.epoch[0], hello.ended), (9, false));
+    let commands = session.handle_welcome(*attempt, &welcome(0, 8), now);
+    assert_eq!(batches(&commands), [(1, 1)]);
+}
+
+#[test]
+fn a_collector_that_is_ahead_is_met_with_another_epoch() {
+    let now = Instant::now();
+    let mut session = session(now);
+    push(&mut session, 2);
+    let (attempt, _, _) = opened(&mut session, now);
+    let commands = session.handle_welcome(attempt, &welcome(5, 8), now);
+    assert_eq!(commands, [Command::BeginAnew, Command::Close]);
+    session.begin_anew(Epoch([5; 16]));
+    let later = now + Duration::from_secs(11);
+    let (attempt, hello, _) = opened(&mut session, later);
+    assert_eq!((hello.epoch[0], hello.next_sequence), (5, 3));
+    let commands = session.handle_welcome(attempt, &welcome(0, 8), later);
+    let Some(Command::Send(batch)) = commands.get(1) else {
+        panic!("what was given up is told: {commands:?}");
+    };
+    assert_eq!((batch.lost[0].first_sequence, batch.lost[0].count), (1, 2));
 }
 
 #[test]
 fn session_resumes_behind_what_is_durable() {
     let now = Instant::now();
     let mut session = session(now);
-    push(&mut session, 6, now);
+    push(&mut session, 6);
     let (attempt, commands) = streaming(&mut session, 0, now);
     assert_eq!(batches(&commands).len(), 3);
     session.handle_closed(attempt, "gone", now);
@@ -142,7 +190,7 @@ fn session_resumes_behind_what_is_durable() {
 fn credit_bounds_what_is_under_way() {
     let now = Instant::now();
     let mut session = session(now);
-    push(&mut session, 10, now);
+    push(&mut session, 10);
     let (attempt, _, _) = opened(&mut session, now);
     let commands = session.handle_welcome(attempt, &welcome(0, 2), now);
     assert_eq!(batches(&commands), [(1, 2), (3, 2)]);
@@ -154,7 +202,7 @@ fn credit_bounds_what_is_under_way() {
 fn pause_is_kept_and_the_batch_sent_again() {
     let now = Instant::now();
     let mut session = session(now);
-    push(&mut session, 4, now);
+    push(&mut session, 4);
     let (attempt, _) = streaming(&mut session, 0, now);
     let retry = nack(3, ingest::nack::Reason::RetryAfterMs(500));
     assert_eq!(batches(&session.handle_nack(attempt, &retry, now)), []);
@@ -168,7 +216,7 @@ fn pause_is_kept_and_the_batch_sent_again() {
 fn poison_is_quarantined_and_the_rest_goes_on() {
     let now = Instant::now();
     let mut session = session(now);
-    push(&mut session, 6, now);
+    push(&mut session, 6);
     let (attempt, _) = streaming(&mut session, 0, now);
     let poison = nack(3, ingest::nack::Reason::Poison("bad".to_owned()));
     let commands = session.handle_nack(attempt, &poison, now);
@@ -179,7 +227,7 @@ fn poison_is_quarantined_and_the_rest_goes_on() {
     assert_eq!((batch.lost[0].first_sequence, batch.lost[0].count), (3, 2));
     session.handle_ack(attempt, &ack(6), now);
     assert_eq!(
-        session.queue().lost(),
+        session.spool().lost(),
         BTreeMap::from([(LossReason::Quarantined, 2)])
     );
 }
@@ -215,7 +263,7 @@ fn ledger_that_is_not_answered_takes_credit() {
     let (attempt, _, _) = opened(&mut session, now);
     let commands = session.handle_welcome(attempt, &welcome(0, 2), now);
     assert!(matches!(commands.last(), Some(Command::Send(batch)) if batch.count == 0));
-    push(&mut session, 6, now);
+    push(&mut session, 6);
     assert_eq!(batches(&session.advance(now)), [(1, 2)]);
     let commands = session.handle_ack(attempt, &ack(0), now);
     assert_eq!(batches(&commands), [(3, 2)]);
@@ -226,7 +274,7 @@ fn contradictions_end_the_connection_and_lose_nothing() {
     let check = |what: &str, act: &dyn Fn(&mut Session, Attempt, Instant) -> Vec<Command>| {
         let now = Instant::now();
         let mut session = session(now);
-        push(&mut session, 4, now);
+        push(&mut session, 4);
         let (attempt, _) = streaming(&mut session, 0, now);
         let commands = act(&mut session, attempt, now);
         assert!(commands.contains(&Command::Close), "{what}: {commands:?}");
@@ -271,7 +319,7 @@ fn silent_collector_is_given_up() {
 fn stuck_collector_is_given_up() {
     let now = Instant::now();
     let mut session = session(now);
-    push(&mut session, 2, now);
+    push(&mut session, 2);
     streaming(&mut session, 0, now);
     let commands = session.advance(now + STALL_TIMEOUT);
     assert!(commands.contains(&Command::Close));
@@ -298,7 +346,7 @@ fn stop_sends_what_is_open_and_is_drained_by_the_acknowledgement() {
     let now = Instant::now();
     let mut session = session(now);
     let (attempt, _) = streaming(&mut session, 0, now);
-    push(&mut session, 1, now);
+    push(&mut session, 1);
     assert_eq!(batches(&session.handle_stop(now)), [(1, 1)]);
     assert!(!session.is_drained());
     session.handle_ack(attempt, &ack(1), now);
@@ -325,7 +373,7 @@ fn stop_waits_for_the_answer_to_the_last_ledger() {
 fn collector_with_an_empty_store_gets_what_is_held() {
     let now = Instant::now();
     let mut session = session(now);
-    push(&mut session, 4, now);
+    push(&mut session, 4);
     let (attempt, _) = streaming(&mut session, 0, now);
     session.handle_ack(attempt, &ack(2), now);
     session.handle_closed(attempt, "replaced", now);
@@ -334,7 +382,7 @@ fn collector_with_an_empty_store_gets_what_is_held() {
     assert_eq!(hello.first_sequence, 3);
     let commands = session.handle_welcome(attempt, &welcome(0, 8), later);
     assert_eq!(batches(&commands), [(3, 2)]);
-    assert!(session.queue().lost().is_empty());
+    assert!(session.spool().lost().is_empty());
 }
 
 /// A collector that stores what it should and is told apart from the agent by
@@ -349,9 +397,11 @@ struct Collector {
 impl Collector {
     fn take(&mut self, batch: &ingest::Batch) {
         for range in &batch.lost {
-            if range.first_sequence == self.durable + 1 {
-                self.lost += range.count;
-                self.durable += range.count;
+            // Ranges are joined, so one may begin with what was told before.
+            let last = range.first_sequence + range.count - 1;
+            if range.first_sequence <= self.durable + 1 && last > self.durable {
+                self.lost += last - self.durable;
+                self.durable = last;
             }
         }
         for event in batch::open(batch).expect("the agent seals well") {
@@ -399,11 +449,6 @@ proptest! {
     ) {
         let mut now = Instant::now();
         let mut session = session(now);
-        session.queue = Queue::new(
-            EPOCH,
-            QueueLimits { events_max: 20, bytes_max: 64 << 20 },
-            session.options.batch,
-        );
         let mut collector = Collector::default();
         let mut wire: Vec<ingest::Batch> = Vec::new();
         let mut attempt = None;
@@ -421,7 +466,9 @@ proptest! {
                         }
                         Command::Send(batch) => wire.push(*batch),
                         Command::Settled(_) => {}
-                        Command::Close => panic!("nobody contradicts itself here"),
+                        Command::BeginAnew | Command::Close => {
+                            panic!("nobody contradicts itself here")
+                        }
                     }
                 }
                 pending = next;
@@ -431,7 +478,7 @@ proptest! {
         for step in steps.into_iter().chain(tail.flatten()) {
             let commands = match step {
                 Step::Push(count) => {
-                    push(&mut session, count, now);
+                    push(&mut session, count);
                     session.advance(now)
                 }
                 Step::Wait(ms) => {
@@ -476,11 +523,11 @@ proptest! {
             run(&mut session, commands, &mut wire, &mut attempt, collector.durable, now);
             prop_assert!(collector.stored.is_sorted());
         }
-        let sequenced = session.next_sequence().0 - 1;
-        prop_assert!(session.queue().is_empty(), "{:?}", session);
+        let sequenced = session.spool().next_number().0 - 1;
+        prop_assert!(session.spool().is_empty(), "{:?}", session);
         prop_assert_eq!(collector.durable, sequenced);
         prop_assert_eq!(collector.stored.len() as u64 + collector.lost, sequenced);
-        let counted: u64 = session.queue().lost().values().sum();
+        let counted: u64 = session.spool().lost().values().sum();
         prop_assert_eq!(counted, collector.lost);
     }
 }

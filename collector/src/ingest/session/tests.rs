@@ -15,6 +15,7 @@ fn hello(first: u64) -> ingest::Hello {
         first_sequence: first,
         next_sequence: first + 1000,
         info: None,
+        ended: false,
     }
 }
 
@@ -36,7 +37,7 @@ fn lost(first: u64, count: u64) -> ingest::LostRange {
     ingest::LostRange {
         first_sequence: first,
         count,
-        reason: event_wire::LossReason::AgentQueueFull.into(),
+        reason: event_wire::LossReason::AgentSpoolFull.into(),
     }
 }
 
@@ -111,7 +112,7 @@ fn hole_that_was_reported_is_a_loss() {
         [LostRange {
             first: SequenceNumber(1),
             count: 4,
-            reason: LossReason::AgentQueueFull
+            reason: LossReason::AgentSpoolFull
         }]
     );
 }
@@ -163,7 +164,7 @@ fn agents_own_word_comes_before_missing() {
         parts,
         [
             (1, 40, LossReason::StoreMissing),
-            (41, 60, LossReason::AgentQueueFull)
+            (41, 60, LossReason::AgentSpoolFull)
         ]
     );
 }

@@ -74,6 +74,21 @@ pub const CASES: &[Case] = &[
     )
     .about(Subject::Directory("lower", "program")),
     Case::exec(
+        "exec-overlay-loader",
+        "on an overlay, handed to the dynamic loader, the rule on the lower file",
+    )
+    .about(Subject::File("lower/program")),
+    Case::exec(
+        "exec-overlays-lowest",
+        "on an overlay of an overlay, the rule on the lowest file",
+    )
+    .about(Subject::File("lower/program")),
+    Case::exec(
+        "exec-overlays-middle",
+        "on an overlay of an overlay, the rule on the merged name of the lower one",
+    )
+    .about(Subject::File("merged/program")),
+    Case::exec(
         "exec-memfd-command",
         "a copy in a memfd, under a forbidden command name",
     )

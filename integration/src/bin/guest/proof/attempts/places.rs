@@ -255,19 +255,33 @@ pub fn make_overlay(stage: &Stage) -> Result<()> {
     for name in ["lower", "upper", "work", "merged"] {
         make_directory(stage, name)?;
     }
-    let merged = format!("{}/merged", stage.folder);
-    if stage.target.starts_with(&merged) {
+    if stage
+        .target
+        .starts_with(&format!("{}/merged", stage.folder))
+    {
         let name = stage.target.rsplit('/').next().unwrap_or_default();
         fs::copy(&stage.target, format!("{}/lower/{name}", stage.folder))?;
         fs::remove_file(&stage.target)?;
     }
-    let options = format!(
-        "lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work",
-        stage.folder
-    );
+    mount_overlay(stage, "lower", ["upper", "work"], "merged")
+}
+
+/// Lays another overlay over the merged one.
+pub fn make_overlays(stage: &Stage) -> Result<()> {
+    make_overlay(stage)?;
+    for name in ["upper-2", "work-2", "top"] {
+        make_directory(stage, name)?;
+    }
+    mount_overlay(stage, "merged", ["upper-2", "work-2"], "top")
+}
+
+fn mount_overlay(stage: &Stage, lower: &str, [upper, work]: [&str; 2], on: &str) -> Result<()> {
+    let folder = &stage.folder;
+    let options =
+        format!("lowerdir={folder}/{lower},upperdir={folder}/{upper},workdir={folder}/{work}");
     mount(
         "overlay",
-        merged,
+        format!("{folder}/{on}"),
         "overlay",
         MountFlags::empty(),
         &*text(options),

@@ -1,5 +1,6 @@
 //! Executing what must not run.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -15,7 +16,7 @@ use shrike_integration::proof::case::RAN;
 use super::super::call::{Call, Entry, Word, text};
 use super::super::child;
 use super::super::stage::{Stage, execute, tell};
-use super::places::{make_overlay, own_mounts};
+use super::places::{make_overlay, make_overlays, own_mounts};
 use super::processes::{after_leader, daemon, in_pid_namespace, in_thread, unshare, vforked};
 use super::{Attempt, path_descriptor, plain, prepared, run_exempt};
 
@@ -85,19 +86,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         |stage| put_script(stage, "script", &format!("#!{} {RAN}\n", stage.target)),
         |stage| stage.execute(&stage.below("script")),
     ),
-    plain("exec-loader", |stage| {
-        let argv = [text("ld.so"), stage.path.clone(), text(RAN)];
-        stage.change(|| {
-            Entry::Native.call(
-                Call::Execve,
-                &[
-                    c"/lib64/ld-linux-x86-64.so.2".into(),
-                    Word::Strings(&argv),
-                    Word::Strings(&[]),
-                ],
-            )
-        })
-    }),
+    plain("exec-loader", |stage| run_by_loader(stage, &stage.path)),
     plain("exec-compat", |stage| {
         stage.change(|| execute(Entry::Compat, &stage.path))
     }),
@@ -126,6 +115,14 @@ pub const ATTEMPTS: &[Attempt] = &[
     prepared("exec-overlay-merged", make_overlay, run),
     prepared("exec-overlay-lower", make_overlay, run_merged),
     prepared("exec-overlay-directory", make_overlay, run_merged),
+    prepared("exec-overlay-loader", make_overlay, |stage| {
+        tell("another-file", "");
+        let merged = format!("{}/merged/program", stage.folder);
+        stage.named(&merged);
+        run_by_loader(stage, &text(merged))
+    }),
+    prepared("exec-overlays-lowest", make_overlays, run_topmost),
+    prepared("exec-overlays-middle", make_overlays, run_topmost),
     plain("exec-memfd-command", |stage| {
         let memory = in_memory(&stage.target)?;
         // The command name is that of the link.
@@ -172,6 +169,27 @@ fn run(stage: &Stage) -> Result<()> {
 fn run_merged(stage: &Stage) -> Result<()> {
     tell("another-file", "");
     run_alias(stage, "merged/program")
+}
+
+/// Runs what a rule knows by a file below, by the name that is on top.
+fn run_topmost(stage: &Stage) -> Result<()> {
+    tell("another-file", "");
+    run_alias(stage, "top/program")
+}
+
+/// Has the dynamic loader run a program.
+fn run_by_loader(stage: &Stage, program: &CStr) -> Result<()> {
+    let argv = [text("ld.so"), program.to_owned(), text(RAN)];
+    stage.change(|| {
+        Entry::Native.call(
+            Call::Execve,
+            &[
+                c"/lib64/ld-linux-x86-64.so.2".into(),
+                Word::Strings(&argv),
+                Word::Strings(&[]),
+            ],
+        )
+    })
 }
 
 /// Copies a program to where no directory is.

@@ -1,0 +1,104 @@
+//! Batches that the collector refused for good, kept with its reason.
+//!
+//! ```text
+//! quarantine/<epoch>_<first sequence>      one frame: a Refused
+//! ```
+//!
+//! A refusal means that one of two programs is wrong. What it was about is
+//! kept, so that somebody can look and nothing is gone; the oldest ones leave
+//! when there are too many.
+
+use std::{io, sync::Arc};
+
+use prost::Message;
+use shrike_proto::{id::Epoch, wire::ingest};
+
+use super::files::Files;
+
+/// Where they are.
+pub const QUARANTINE: &str = "quarantine";
+
+/// Refused batches that are kept: enough to see what is wrong with them.
+const REFUSED_MAX: usize = 64;
+
+/// Longest file that is read: a batch and its reason.
+const BYTES_MAX: u64 = 8 << 20;
+
+/// A batch that was refused.
+#[derive(Clone, PartialEq, Message)]
+pub struct Refused {
+    /// As it was sent, without ledger and lost ranges.
+    #[prost(message, optional, tag = "1")]
+    pub batch: Option<ingest::Batch>,
+    /// What the collector said.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+    /// When, in Unix nanoseconds.
+    #[prost(int64, tag = "3")]
+    pub time_unix_ns: i64,
+}
+
+/// Keeps a batch.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep(files: &Arc<dyn Files>, refused: &Refused) -> io::Result<()> {
+    let Some(batch) = &refused.batch else {
+        return Ok(());
+    };
+    let epoch = Epoch::from_wire(&batch.epoch).map_err(io::Error::other)?;
+    files.make_folder(QUARANTINE)?;
+    let mut names = files.list(QUARANTINE)?;
+    names.sort_unstable();
+    let surplus = (names.len() + 1).saturating_sub(REFUSED_MAX);
+    for name in names.iter().take(surplus) {
+        files.remove(&format!("{QUARANTINE}/{name}"))?;
+    }
+    let time_ms = refused.time_unix_ns / 1_000_000;
+    let path = format!(
+        "{QUARANTINE}/{time_ms:015}_{epoch}_{:020}",
+        batch.first_sequence
+    );
+    let file = files.create(&path)?;
+    let body = refused.encode_to_vec();
+    let mut bytes = crc32c::crc32c(&body).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    file.write_at(&bytes, 0)?;
+    file.sync()?;
+    files.sync_folder(QUARANTINE)
+}
+
+/// Reads what is kept, the oldest first, each under its name; what cannot be
+/// read as an error.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn read(files: &Arc<dyn Files>) -> io::Result<Vec<(String, io::Result<Refused>)>> {
+    let mut names = files.list(QUARANTINE)?;
+    names.sort_unstable();
+    Ok(names
+        .into_iter()
+        .map(|name| {
+            let refused = read_one(files, &name);
+            (name, refused)
+        })
+        .collect())
+}
+
+fn read_one(files: &Arc<dyn Files>, name: &str) -> io::Result<Refused> {
+    let file = files.open(&format!("{QUARANTINE}/{name}"))?;
+    let length = file.length()?;
+    if !(4..=BYTES_MAX).contains(&length) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; length as usize];
+    file.read_at(&mut bytes, 0)?;
+    let (checksum, body) = bytes.split_at(4);
+    if crc32c::crc32c(body).to_le_bytes() != checksum {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "its checksum does not fit",
+        ));
+    }
+    Refused::decode(body).map_err(io::Error::other)
+}
