@@ -19,33 +19,20 @@ use std::{
 use shrike_proto::event::{Event, StoredEvent};
 
 use super::{Filter, Window};
-use crate::store::{
-    Order, Store, StoreError,
-    block::{self, BLOCK_SPAN_NS_MAX, BlockError, BlockKey, Footer},
+use crate::{
+    chain::chain,
+    store::{
+        Damage, Order, Store, StoreError,
+        block::{self, BLOCK_SPAN_NS_MAX, BlockKey, Footer},
+    },
 };
 
 /// Events that wait to be merged. Beyond, the order across blocks gives way:
 /// it takes this many matching events within the span of a few blocks.
 const WAITING_EVENTS_MAX: usize = 200_000;
 
-/// A query that cannot be answered.
-#[derive(Debug, thiserror::Error)]
-pub enum QueryError {
-    /// The store cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A block is not whole.
-    #[error("the {key} is damaged: run `shrike-collector store verify`")]
-    Block {
-        /// Which.
-        key: BlockKey,
-        /// What is wrong.
-        source: BlockError,
-    },
-}
-
 /// What a query did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueryStats {
     /// Events sent.
     pub matched: u64,
@@ -53,6 +40,42 @@ pub struct QueryStats {
     pub blocks_read: u64,
     /// Blocks skipped by their footers.
     pub blocks_pruned: u64,
+    /// Blocks that cannot be read: what they held is missing.
+    pub damaged: DamagedBlocks,
+}
+
+/// Blocks that are not as they were written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DamagedBlocks {
+    /// How many.
+    pub blocks: u64,
+    /// Events in them, of those whose footers can be read.
+    pub events: u64,
+    /// The first of them and what is wrong, for people.
+    pub named: Vec<String>,
+}
+
+/// Damaged blocks that a query names: more of them are a matter for `store
+/// verify`.
+const NAMED_MAX: usize = 16;
+
+impl DamagedBlocks {
+    fn add(&mut self, damage: &Damage, events: u32) {
+        tracing::error!(%damage, "a query leaves a damaged block out");
+        self.blocks += 1;
+        self.events += u64::from(events);
+        if self.named.len() < NAMED_MAX {
+            self.named.push(damage.to_string());
+        }
+    }
+
+    /// Takes in what another part of the same query met.
+    pub fn extend(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.events += other.events;
+        self.named.extend(other.named);
+        self.named.truncate(NAMED_MAX);
+    }
 }
 
 /// What is looked for, and for whom.
@@ -79,13 +102,15 @@ impl std::fmt::Debug for Search<'_> {
 
 /// Runs a query; `emit` gets each event in order and may stop it.
 ///
+/// A damaged block is left out, and told.
+///
 /// # Errors
-/// [`QueryError`] when the store cannot be read.
+/// [`StoreError`] when the store cannot be read.
 pub fn run(
     store: &dyn Store,
     search: &Search<'_>,
     mut emit: impl FnMut(StoredEvent) -> ControlFlow<()>,
-) -> Result<QueryStats, QueryError> {
+) -> Result<QueryStats, StoreError> {
     let Search {
         filter,
         window,
@@ -124,9 +149,22 @@ pub fn run(
             && let Some(Reverse(block)) = blocks.pop()
         {
             stats.blocks_read += 1;
-            load(store, &block, filter, window, order, &mut events)?;
+            match load(store, &block, filter, window, order) {
+                Ok(found) => events.extend(found.into_iter().map(Reverse)),
+                Err(StoreError::Damaged(damage)) => {
+                    stats.damaged.add(&damage, block.footer.count);
+                }
+                Err(error) => return Err(error),
+            }
         } else if let Some(listed) = footers.next() {
-            let (key, footer) = listed?;
+            let (key, footer) = match listed {
+                Ok(listed) => listed,
+                Err(StoreError::Damaged(damage)) => {
+                    stats.damaged.add(&damage, 0);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             unlisted = unlisted_from(&key, order);
             let in_window = window.is_none_or(|window| window.may_hold(&key, &footer));
             if in_window && filter.may_match(&key, &footer) {
@@ -166,29 +204,26 @@ fn load(
     filter: &Filter,
     window: Option<&Window>,
     order: Order,
-    events: &mut BinaryHeap<Reverse<WaitingEvent>>,
-) -> Result<(), QueryError> {
+) -> Result<Vec<WaitingEvent>, StoreError> {
     // Retention may have been faster.
     let Some(payload) = store.payload(&block.key)? else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    let decoded = block::decode_payload(&block.key, &block.footer, &payload).map_err(|source| {
-        QueryError::Block {
-            key: block.key.clone(),
-            source,
-        }
+    let decoded = block::decode_payload(&block.key, &block.footer, &payload).map_err(|error| {
+        StoreError::Damaged(Damage {
+            what: block.key.to_string(),
+            why: chain(&error),
+        })
     })?;
     let stream = block.key.stream();
-    events.extend(
-        decoded
-            .into_iter()
-            .filter(|event| {
-                window.is_none_or(|window| window.holds(&stream, event))
-                    && filter.matches(&stream.node, stream.epoch, event)
-            })
-            .map(|event| Reverse(WaitingEvent::new(&block.key, event, order))),
-    );
-    Ok(())
+    Ok(decoded
+        .into_iter()
+        .filter(|event| {
+            window.is_none_or(|window| window.holds(&stream, event))
+                && filter.matches(&stream.node, stream.epoch, event)
+        })
+        .map(|event| WaitingEvent::new(&block.key, event, order))
+        .collect())
 }
 
 struct WaitingBlock {
@@ -288,7 +323,7 @@ mod tests {
     use super::*;
     use crate::{
         sample,
-        store::{Commit, memory::MemoryStore},
+        store::{Commit, block::Block, memory::MemoryStore},
     };
     use shrike_proto::wire::admin;
 
@@ -345,6 +380,33 @@ mod tests {
         let (times, stats) = collect(&store, Order::NewestFirst, 15);
         assert_eq!(times[0], 9900 * second);
         assert!(stats.blocks_read <= 3, "{stats:?}");
+    }
+
+    #[test]
+    fn a_damaged_block_is_left_out_and_named() {
+        let store = store_with(&[vec![1, 2, 3], vec![10, 20], vec![100]]);
+        let broken = sample::blocks(&{
+            let mut events = sample::events(4, 2);
+            events[0].time_unix_ns = 10;
+            events[1].time_unix_ns = 20;
+            events
+        })
+        .remove(0);
+        let payload = broken.payload[..broken.payload.len() - 1].to_vec();
+        store
+            .commit(&Commit {
+                blocks: vec![Block {
+                    payload,
+                    ..broken.clone()
+                }],
+                ..Commit::default()
+            })
+            .unwrap();
+        let (times, stats) = collect(&store, Order::OldestFirst, 0);
+        assert_eq!(times, [1, 2, 3, 100]);
+        assert_eq!((stats.damaged.blocks, stats.damaged.events), (1, 2));
+        let named = &stats.damaged.named[0];
+        assert!(named.contains(&broken.key.to_string()), "{named}");
     }
 
     #[test]

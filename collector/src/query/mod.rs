@@ -10,6 +10,6 @@ mod service;
 mod window;
 
 pub use filter::{Filter, FilterError};
-pub use merge::{QueryError, QueryStats, Search, run};
+pub use merge::{DamagedBlocks, QueryStats, Search, run};
 pub use service::{Queries, serve, status, summary};
 pub use window::{Marks, Window};

@@ -13,7 +13,7 @@ use shrike_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
-use super::{Filter, QueryError, QueryStats, Search, run};
+use super::{Filter, QueryStats, Search, run};
 use crate::{
     chain::chain,
     chunk::Chunk,
@@ -121,6 +121,11 @@ pub fn summary(
         matched: stats.matched,
         blocks_read: stats.blocks_read,
         blocks_pruned: stats.blocks_pruned,
+        damaged: (stats.damaged.blocks > 0).then(|| admin::DamagedBlocks {
+            blocks: stats.damaged.blocks,
+            events: stats.damaged.events,
+            named: stats.damaged.named,
+        }),
         losses: losses
             .into_iter()
             .map(|(node, lost)| admin::NodeLoss {
@@ -138,20 +143,17 @@ pub fn summary(
 }
 
 /// Makes a query's failure a status, and logs it.
-pub fn status(error: &QueryError) -> Status {
+pub fn status(error: &StoreError) -> Status {
     let text = chain(error);
     tracing::error!(error = text, "a query failed");
     match error {
-        QueryError::Store(StoreError::Recovering) => Status::unavailable(text),
-        QueryError::Store(StoreError::Damaged(_) | StoreError::Corrupt { .. })
-        | QueryError::Block { .. } => Status::data_loss(text),
-        QueryError::Store(
-            StoreError::Folder { .. }
-            | StoreError::InUse { .. }
-            | StoreError::Open { .. }
-            | StoreError::Format { .. }
-            | StoreError::Backend { .. },
-        ) => Status::internal(text),
+        StoreError::Recovering => Status::unavailable(text),
+        StoreError::Damaged(_) | StoreError::Corrupt { .. } => Status::data_loss(text),
+        StoreError::Folder { .. }
+        | StoreError::InUse { .. }
+        | StoreError::Open { .. }
+        | StoreError::Format { .. }
+        | StoreError::Backend { .. } => Status::internal(text),
     }
 }
 

@@ -19,8 +19,8 @@ use tonic::Status;
 
 use crate::{
     chunk::Chunk,
-    query::{self, Filter, QueryError, QueryStats, Search, Window},
-    store::{Order, Store},
+    query::{self, Filter, QueryStats, Search, Window},
+    store::{Order, Store, StoreError},
 };
 
 /// Messages on their way to a live reader.
@@ -34,7 +34,7 @@ pub(super) fn send(
     window: &Window,
     limit: u64,
     messages: &Messages,
-) -> Result<QueryStats, QueryError> {
+) -> Result<QueryStats, StoreError> {
     let begin = match limit {
         0 => None,
         limit => Some(find_newest(store, filter, window, limit, messages)?),
@@ -76,7 +76,7 @@ fn find_newest(
     window: &Window,
     limit: u64,
     messages: &Messages,
-) -> Result<Option<StoredEvent>, QueryError> {
+) -> Result<Option<StoredEvent>, StoreError> {
     let search = Search {
         filter,
         window: Some(window),

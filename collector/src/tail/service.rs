@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     chunk::Chunk,
-    query::{self, Filter, Marks, QueryError, QueryStats, Window},
-    store::Store,
+    query::{self, Filter, Marks, QueryStats, Window},
+    store::{Store, StoreError},
 };
 
 /// Messages that wait for the reader; beyond them, events wait in the tail
@@ -147,13 +147,15 @@ impl Replay {
             total.matched += stats.matched;
             total.blocks_read += stats.blocks_read;
             total.blocks_pruned += stats.blocks_pruned;
+            total.damaged.extend(stats.damaged);
             if messages.is_closed() {
                 return Ok(None);
             }
             // Told once, and before the last look at what went by: it may wait.
             if !reader.has_missed() && slot.take().is_some() {
                 let (store, filter) = (Arc::clone(&store), filter.clone());
-                let summary = blocking(move || Ok(query::summary(&*store, &filter, total)?));
+                let total = total.clone();
+                let summary = blocking(move || query::summary(&*store, &filter, total));
                 let message = TailEventsResponse {
                     history: Some(summary.await?),
                     ..TailEventsResponse::default()
@@ -181,7 +183,7 @@ impl Replay {
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Status> {
     tokio::task::spawn_blocking(work)
         .await

@@ -59,6 +59,16 @@ impl Summary {
             .filter(|loss| loss.lost.iter().any(|loss| loss.count > 0))
             .map(|loss| format!("{} lost {}", Terminal::text(&loss.node), counts(&loss.lost)))
             .collect();
+        if let Some(damaged) = self.query.as_ref().and_then(|query| query.damaged.as_ref()) {
+            let plural = if damaged.blocks == 1 { "" } else { "s" };
+            let first = damaged.named.first().map_or("", String::as_str);
+            gaps.push(format!(
+                "{} damaged block{plural} with {} events left out ({}): run `shrike-collector store verify`",
+                damaged.blocks,
+                damaged.events,
+                Terminal::text(first)
+            ));
+        }
         if self.skipped > 0 {
             gaps.push(format!(
                 "{} skipped because they were read too slowly: query them",
@@ -118,7 +128,10 @@ fn counts(lost: &[LossCount]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shrike_proto::wire::{admin::NodeLoss, event::LossReason as WireReason};
+    use shrike_proto::wire::{
+        admin::{DamagedBlocks, NodeLoss},
+        event::LossReason as WireReason,
+    };
 
     use super::*;
 
@@ -134,6 +147,7 @@ mod tests {
                 matched: 2,
                 blocks_read: 3,
                 blocks_pruned: 4,
+                damaged: None,
                 losses: Vec::new(),
             },
             None,
@@ -157,6 +171,18 @@ mod tests {
         check(
             &summary,
             "2 events · INCOMPLETE: web-1 lost 9 (kernel-ring-full) · 3 blocks read, 4 skipped by their footers",
+        );
+        let query = summary.query.as_mut().unwrap();
+        query.losses.clear();
+        query.damaged = Some(DamagedBlocks {
+            blocks: 1,
+            events: 7,
+            named: vec!["block of node web-1: torn".to_owned()],
+        });
+        check(
+            &summary,
+            "2 events · INCOMPLETE: 1 damaged block with 7 events left out (block of node web-1: \
+             torn): run `shrike-collector store verify` · 3 blocks read, 4 skipped by their footers",
         );
     }
 
