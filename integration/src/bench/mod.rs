@@ -7,6 +7,7 @@
 //! - **agent**: instructions for one event in the agent, from the record to a
 //!   printed line or a compressed batch; Valgrind counts them.
 //! - **burst**: 200,000 opens at full speed, and what became of each.
+//! - **latency**: from the hook to the line of somebody who follows.
 //! - **ingest**: events a second that a collector takes durably over mutual
 //!   TLS, from batches that were encoded beforehand.
 //!
@@ -17,6 +18,7 @@ mod agent;
 mod burst;
 mod ingest;
 mod kernel;
+mod latency;
 
 use std::path::Path;
 
@@ -36,13 +38,21 @@ pub enum Part {
     Agent,
     /// 200,000 opens at full speed.
     Burst,
+    /// From the hook to a followed line.
+    Latency,
     /// The collector's durable ingest.
     Ingest,
 }
 
 impl Part {
     /// All of them, in the order they run.
-    pub const ALL: [Self; 4] = [Self::Kernel, Self::Agent, Self::Burst, Self::Ingest];
+    pub const ALL: [Self; 5] = [
+        Self::Kernel,
+        Self::Agent,
+        Self::Burst,
+        Self::Latency,
+        Self::Ingest,
+    ];
 }
 
 /// Runs parts of the benchmark, prints ratios and writes the figures.
@@ -68,6 +78,7 @@ pub fn run(layout: &Layout, parts: &[Part], kernels: &[Kernel], json: Option<&Pa
             }
             Part::Agent => ("agent", agent::run(layout)?),
             Part::Burst => ("burst", burst::run(layout, &binaries)?),
+            Part::Latency => ("latency", latency::run(layout, &binaries)?),
             Part::Ingest => ("ingest", ingest::run(layout, &binaries)?),
         };
         figures.insert(name.to_owned(), value);
