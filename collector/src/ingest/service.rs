@@ -28,6 +28,7 @@ use crate::{
     fleet::Fleet,
     listen::peer,
     store::writer::{Append, Outcome, Stopping, Writer},
+    tail::Encoded,
 };
 
 /// Longest that a new stream may take to say hello.
@@ -214,18 +215,33 @@ impl Ingest {
         mut inbound: Streaming<StreamEventsRequest>,
         answers: &Answers,
     ) -> Result<(), End> {
-        let durable = self.writer.mark(hello.stream.clone()).await?;
-        let (mut session, welcome) = Session::open(hello, durable);
+        let known = self.writer.mark(hello.stream.clone()).await?;
+        let (mut session, welcome) = Session::open(hello, known);
         answer(answers, stream_events_response::Message::Welcome(welcome)).await?;
         tracing::info!(
             node = %hello.stream.node,
             epoch = %hello.stream.epoch,
-            durable = durable.0,
+            durable = known.durable.0,
             "events session opened"
         );
         // The writer never waits for us: there is room for everything that
         // the credit lets into its queue.
         let (outcome_sender, mut outcomes) = mpsc::channel(CREDIT as usize);
+        if let Some(plan) = session.close_epoch() {
+            session.queue(&plan);
+            let append = Append {
+                stream: hello.stream.clone(),
+                parent: plan.parent,
+                next: plan.next,
+                lost: plan.lost,
+                ledger: None,
+                pieces: Vec::new(),
+                events: Encoded::default(),
+                span: tracing::Span::none(),
+                share: None,
+            };
+            self.writer.append(append, outcome_sender.clone()).await?;
+        }
         let mut open = true;
         while open || session.is_waiting() {
             tokio::select! {

@@ -28,7 +28,7 @@ use shrike_proto::{
 
 use crate::store::{
     stream::{LostRange, StreamKey},
-    writer::Outcome,
+    writer::{Known, Outcome},
 };
 
 /// Batches that an agent may have unacknowledged: enough to fill a commit
@@ -195,6 +195,8 @@ pub struct Hello {
     pub boot_id: String,
     /// Lowest sequence number that the agent still holds.
     pub first: u64,
+    /// The epoch got its last event: its number.
+    pub ended_at: Option<u64>,
     /// What the agent says of its node.
     pub info: ingest::NodeInfo,
 }
@@ -227,6 +229,7 @@ impl Hello {
             },
             boot_id: hello.boot_id,
             first: hello.first_sequence,
+            ended_at: hello.ended.then(|| hello.next_sequence - 1),
             info: hello.info.unwrap_or_default(),
         })
     }
@@ -248,6 +251,9 @@ pub struct Session {
     held_from: u64,
     /// Everything up to here is durable or queued.
     queued: u64,
+    /// Of an epoch that ended: its last number, and the last one that its agent
+    /// ever spoke of. What lies between is gone with a machine's power.
+    ended: Option<(u64, u64)>,
     /// Plans in the store's queue, oldest first.
     in_flight: VecDeque<InFlight>,
     /// How many of these are behind one that was not stored.
@@ -260,12 +266,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a session on what is durable, and returns the welcome.
-    pub fn open(hello: &Hello, durable: SequenceNumber) -> (Self, ingest::Welcome) {
+    /// Opens a session on what is known, and returns the welcome.
+    pub fn open(hello: &Hello, known: Known) -> (Self, ingest::Welcome) {
+        let Known { durable, sequenced } = known;
         let session = Self {
             epoch: hello.stream.epoch,
             held_from: hello.first,
             queued: durable.0,
+            ended: hello.ended_at.map(|last| (last, sequenced)),
             in_flight: VecDeque::new(),
             stale: 0,
             rewound: false,
@@ -316,6 +324,7 @@ impl Session {
         cursor = cursor.max(last);
         // Losses that were reported for what comes next.
         cursor = self.cover(cursor, u64::MAX, &mut lost);
+        cursor = self.cover_end(cursor, &mut lost);
         Ok(Step::Decode(Plan {
             parent: SequenceNumber(self.queued),
             next: SequenceNumber(cursor),
@@ -428,6 +437,35 @@ impl Session {
             reason: LossReason::StoreMissing,
         });
         last
+    }
+
+    /// Accounts for the numbers that an ended epoch's spool lost.
+    fn cover_end(&self, cursor: u64, lost: &mut Vec<LostRange>) -> u64 {
+        match self.ended {
+            Some((last, sequenced)) if cursor >= last && sequenced > cursor => {
+                lost.push(LostRange {
+                    first: SequenceNumber(cursor + 1),
+                    count: sequenced - cursor,
+                    reason: LossReason::AgentSpoolDamaged,
+                });
+                sequenced
+            }
+            Some(_) | None => cursor,
+        }
+    }
+
+    /// Returns what is to be stored of an epoch that ended and of which nothing
+    /// more will come, if anything.
+    pub fn close_epoch(&self) -> Option<Plan> {
+        let mut lost = Vec::new();
+        let next = self.cover_end(self.queued, &mut lost);
+        (next > self.queued).then(|| Plan {
+            parent: SequenceNumber(self.queued),
+            next: SequenceNumber(next),
+            lost,
+            skip: 0,
+            first: self.queued + 1,
+        })
     }
 
     /// The batch is whole and goes into the store's queue.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use shrike_collector::ingest::session::{Hello, Plan, Reply, Session, Step};
-use shrike_collector::store::writer::Outcome;
+use shrike_collector::store::writer::{Known, Outcome};
 use shrike_proto::batch;
 use shrike_proto::id::{Epoch, SequenceNumber};
 use shrike_proto::wire::ingest::{self, StreamEventsResponse, stream_events_response::Message};
@@ -47,7 +47,13 @@ impl Collector {
                 self.conversations.clear();
                 let epoch = hello.stream.epoch;
                 let durable = self.epochs.entry(epoch).or_default().durable;
-                let (session, welcome) = Session::open(&hello, SequenceNumber(durable));
+                let (session, welcome) = Session::open(
+                    &hello,
+                    Known {
+                        durable: SequenceNumber(durable),
+                        sequenced: 0,
+                    },
+                );
                 wire.answer(StreamEventsResponse {
                     message: Some(Message::Welcome(welcome)),
                 });

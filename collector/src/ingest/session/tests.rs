@@ -19,9 +19,16 @@ fn hello(first: u64) -> ingest::Hello {
     }
 }
 
+fn known(durable: u64) -> Known {
+    Known {
+        durable: SequenceNumber(durable),
+        sequenced: 0,
+    }
+}
+
 fn open(first: u64, durable: u64) -> Session {
     let hello = Hello::check(hello(first), "node-a").unwrap();
-    Session::open(&hello, SequenceNumber(durable)).0
+    Session::open(&hello, known(durable)).0
 }
 
 fn batch(first: u64, count: u32) -> ingest::Batch {
@@ -52,6 +59,41 @@ fn queue(session: &mut Session, batch: &ingest::Batch) -> Plan {
     let plan = plan(session, batch);
     session.queue(&plan);
     plan
+}
+
+#[test]
+fn what_an_ended_epoch_lost_with_the_power_is_accounted_for() {
+    let ended = |durable: u64| {
+        let hello = ingest::Hello {
+            next_sequence: 8,
+            ended: true,
+            ..hello(1)
+        };
+        let known = Known {
+            durable: SequenceNumber(durable),
+            sequenced: 12,
+        };
+        Session::open(&Hello::check(hello, "node-a").unwrap(), known).0
+    };
+    let gone = |first: u64| LostRange {
+        first: SequenceNumber(first),
+        count: 13 - first,
+        reason: LossReason::AgentSpoolDamaged,
+    };
+    // With its last batch.
+    let mut session = ended(0);
+    assert_eq!(session.close_epoch(), None);
+    assert_eq!(queue(&mut session, &batch(1, 4)).lost, []);
+    let plan = queue(&mut session, &batch(5, 3));
+    assert_eq!((plan.next.0, plan.lost), (12, vec![gone(8)]));
+    // At once, where the collector has it all, or even more than the agent.
+    for durable in [7, 10] {
+        let session = ended(durable);
+        let plan = session.close_epoch().unwrap();
+        assert_eq!((plan.parent.0, plan.next.0), (durable, 12));
+        assert_eq!(plan.lost, [gone(durable + 1)]);
+    }
+    assert_eq!(ended(12).close_epoch(), None);
 }
 
 #[test]
@@ -410,7 +452,7 @@ proptest! {
         }).collect();
         let mut hello = Hello::check(hello(1), "node-a").unwrap();
         hello.first = held;
-        let (mut session, _) = Session::open(&hello, SequenceNumber(durable));
+        let (mut session, _) = Session::open(&hello, known(durable));
         if let Ok(Step::Decode(plan)) = session.handle_batch(&batch) {
             prop_assert!(plan.next >= plan.parent);
             prop_assert!(plan.skip <= count as usize);

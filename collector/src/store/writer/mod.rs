@@ -76,6 +76,15 @@ pub enum Outcome {
     Later,
 }
 
+/// What is known of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Known {
+    /// Every number up to here is stored or known to be lost.
+    pub durable: SequenceNumber,
+    /// How many events its agent said it had numbered.
+    pub sequenced: u64,
+}
+
 /// Whether the store takes commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -105,7 +114,7 @@ enum Request {
         Vec<StreamKey>,
         oneshot::Sender<Result<(), NotStored>>,
     ),
-    Mark(StreamKey, oneshot::Sender<SequenceNumber>),
+    Mark(StreamKey, oneshot::Sender<Known>),
     Stop,
 }
 
@@ -170,11 +179,12 @@ impl Writer {
             .map_err(|_| Stopping)
     }
 
-    /// Returns a stream's watermark once everything queued before is settled.
+    /// Returns what is known of a stream once everything queued before is
+    /// settled.
     ///
     /// # Errors
     /// [`Stopping`] when the writer is gone.
-    pub async fn mark(&self, stream: StreamKey) -> Result<SequenceNumber, Stopping> {
+    pub async fn mark(&self, stream: StreamKey) -> Result<Known, Stopping> {
         let (reply, answer) = oneshot::channel();
         self.requests
             .send(Request::Mark(stream, reply))

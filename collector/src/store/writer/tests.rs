@@ -160,7 +160,10 @@ async fn what_waits_during_a_flush_shares_the_next_commit_and_one_block() {
     assert!(world.stored().into_iter().eq(1..=200));
     assert_eq!(
         world.writer.mark(sample::stream()).await,
-        Ok(SequenceNumber(200))
+        Ok(Known {
+            durable: SequenceNumber(200),
+            sequenced: 0,
+        })
     );
 }
 

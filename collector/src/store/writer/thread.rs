@@ -11,11 +11,10 @@ use std::{
     time::Duration,
 };
 
-use shrike_proto::id::SequenceNumber;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
-use super::{Append, NotStored, Outcome, Request, State};
+use super::{Append, Known, NotStored, Outcome, Request, State};
 use crate::{
     chain::chain,
     clock::now_unix_ns,
@@ -139,7 +138,10 @@ impl WriterThread {
                     .marks
                     .get(&stream)
                     .or_else(|| self.marks.get(&stream));
-                let _ = reply.send(mark.map_or_else(SequenceNumber::default, |mark| mark.durable));
+                let _ = reply.send(mark.map_or_else(Known::default, |mark| Known {
+                    durable: mark.durable,
+                    sequenced: mark.ledger.as_ref().map_or(0, |ledger| ledger.sequenced),
+                }));
             }
             Request::Stop => return ControlFlow::Break(()),
         }
