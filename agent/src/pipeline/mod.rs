@@ -386,7 +386,9 @@ impl Pipeline {
         let commands = self.session.handle_stop(now);
         self.execute(commands, now);
         let until = now + FLUSH_TIMEOUT;
-        while !self.session.is_drained() && Instant::now() < until {
+        // Without a connection there is nothing to wait for: what is in the
+        // spool is the successor's.
+        while self.session.is_at_work() && !self.session.is_drained() && Instant::now() < until {
             let deadline = self
                 .session
                 .next_deadline()

@@ -335,6 +335,14 @@ impl Session {
         self.advance(now)
     }
 
+    /// Says whether there is a connection, or one is being made.
+    pub fn is_at_work(&self) -> bool {
+        match self.state {
+            State::Opening { .. } | State::Streaming { .. } => true,
+            State::Waiting { .. } => false,
+        }
+    }
+
     /// Says whether nothing waits any longer for the collector's answer, the
     /// ledger included while there is a session to tell it.
     pub fn is_drained(&self) -> bool {

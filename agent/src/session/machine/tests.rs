@@ -345,8 +345,10 @@ fn reports_of_an_old_connection_are_ignored() {
 fn stop_sends_what_is_open_and_is_drained_by_the_acknowledgement() {
     let now = Instant::now();
     let mut session = session(now);
+    assert!(!session.is_at_work());
     let (attempt, _) = streaming(&mut session, 0, now);
     push(&mut session, 1);
+    assert!(session.is_at_work());
     assert_eq!(batches(&session.handle_stop(now)), [(1, 1)]);
     assert!(!session.is_drained());
     session.handle_ack(attempt, &ack(1), now);
