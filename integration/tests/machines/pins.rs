@@ -8,7 +8,9 @@ use shrike_integration::fleet::{NodeRow, poll};
 use shrike_integration::vm::{Machine, Outcome};
 
 use super::Claim;
-use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist, wait_until_said};
+use super::fixture::{
+    ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist, lost_nothing_since, wait_until_said,
+};
 
 pub const CLAIMS: &[Claim] = &[
     Claim(
@@ -43,6 +45,7 @@ fn killed(fixture: &mut Fixture) -> Result<()> {
     fixture.push(POLICY)?;
     fixture.fleet.settle(TIMEOUT)?;
     let before = verdicts(fixture, "netcat")?;
+    let balance = fixture.fleet.ctl.nodes()?;
     for node in &mut fixture.fleet.nodes {
         insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
     }
@@ -68,11 +71,7 @@ fn killed(fixture: &mut Fixture) -> Result<()> {
     for (name, before) in NODES.iter().zip(before) {
         wait_for_verdicts(fixture, name, "netcat", before + 5)
             .context("one before, three without an agent, one with the next")?;
-        let row = row(fixture, name)?;
-        ensure!(
-            row.lost == 0 && row.lost_by_agent == 0 && row.seen == row.filtered + row.stored,
-            "{name}: the ledger of the new agent does not add up: {row:?}"
-        );
+        lost_nothing_since(&balance, &row(fixture, name)?)?;
         let said = fixture.fleet.node(name).agent_said();
         ensure!(
             said.contains("goes on with the policy kept here") && !said.contains("ERROR"),
