@@ -23,18 +23,23 @@ metadata: {name: held}
 spec:
   mode: enforce
   rules:
-    - {name: key, on: open, paths: [/srv/claim/key], action: kill}
+    - {name: key, on: open, paths: [/srv/held/key], action: kill}
 ";
+
+/// A file system of its own: the agent's spool must not be on the frozen one.
+const MAKE: &str = "\
+mkdir -p /srv/held && truncate -s 16M /srv/held.img && mkfs.ext4 -q /srv/held.img && \
+mount -o loop /srv/held.img /srv/held && echo secret > /srv/held/key && sync";
 
 /// The first thread writes to a frozen file system, where it waits in a way
 /// that no signal ends. Then another one does what the process dies for.
 const HELD: &str = "\
 import os, threading, time
-held = open('/srv/claim/held', 'w')
-assert os.system('fsfreeze -f /srv/claim') == 0
+held = open('/srv/held/held', 'w')
+assert os.system('fsfreeze -f /srv/held') == 0
 def touch():
     time.sleep(1)
-    open('/srv/claim/key')
+    open('/srv/held/key')
 threading.Thread(target=touch).start()
 print(os.getpid(), flush=True)
 os.write(held.fileno(), b'x')
@@ -42,17 +47,12 @@ os.write(held.fileno(), b'x')
 
 fn survivor(fixture: &mut Fixture) -> Result<()> {
     for node in &fixture.fleet.nodes {
-        node.machine
-            .shell("mkdir -p /srv/claim && echo secret > /srv/claim/key && sync")?;
+        node.machine.shell(MAKE)?;
     }
     fixture.push(POLICY)?;
     for node in &fixture.fleet.nodes {
         // One that dies as it should has a receipt and is no alert.
-        insist(
-            &node.machine,
-            &["cat", "/srv/claim/key"],
-            Outcome::Signal(9),
-        )?;
+        insist(&node.machine, &["cat", "/srv/held/key"], Outcome::Signal(9))?;
 
         let job = node.machine.command("python3").args(["-c", HELD]).spawn()?;
         let seen = watch(fixture, node.name(), || {
@@ -61,7 +61,7 @@ fn survivor(fixture: &mut Fixture) -> Result<()> {
             })
         });
         // Whatever was seen: nothing else may find the file system frozen.
-        node.machine.shell("fsfreeze -u /srv/claim")?;
+        node.machine.shell("fsfreeze -u /srv/held")?;
         let (pid, alert) = seen?;
         let receipt = &alert["alert"]["receipt"];
         ensure!(
@@ -103,6 +103,8 @@ fn survivor(fixture: &mut Fixture) -> Result<()> {
             "{}",
             shown.stdout
         );
+        node.machine
+            .shell("umount /srv/held && rm /srv/held.img && rmdir /srv/held")?;
     }
     Ok(())
 }
