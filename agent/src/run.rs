@@ -26,7 +26,7 @@ use crate::{
     session::SessionOptions,
     shutdown::{Stage, stop_in_order},
     signals::Signals,
-    spool::{Folder, Mark, Origin, Spool},
+    spool::{Folder, Origin, Spool},
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -56,21 +56,7 @@ pub async fn run(config: AgentConfig) -> Result<(), AgentError> {
         never_kill: config.guard.never_kill.clone(),
         pin: config.pin.clone(),
     };
-    let marks: Vec<RingMark> = spool
-        .marks()
-        .into_iter()
-        .map(
-            |Mark {
-                 instance,
-                 priority,
-                 opens,
-             }| RingMark {
-                instance,
-                priority,
-                opens,
-            },
-        )
-        .collect();
+    let marks: Vec<RingMark> = spool.marks().into_iter().map(Into::into).collect();
     let mut sensor = load(&options, &marks)?;
     let resumed = resume(&mut sensor, &store)?;
     for line in hooks::lines(sensor.hooks()) {

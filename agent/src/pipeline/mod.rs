@@ -437,18 +437,5 @@ fn take(mut event: Event, intake: &mut Intake, spool: &mut Spool, now: Instant) 
 }
 
 fn to_disk(marks: Vec<RingMark>) -> Vec<Mark> {
-    marks
-        .into_iter()
-        .map(
-            |RingMark {
-                 instance,
-                 priority,
-                 opens,
-             }| Mark {
-                instance,
-                priority,
-                opens,
-            },
-        )
-        .collect()
+    marks.into_iter().map(Into::into).collect()
 }

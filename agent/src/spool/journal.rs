@@ -15,6 +15,7 @@ use prost::{Message, Oneof};
 use shrike_proto::wire::event as wire;
 
 use super::files::SpoolFile;
+use crate::kernel::RingMark;
 
 /// Version of the format. A spool of another version is set aside.
 pub const VERSION: u32 = 1;
@@ -131,6 +132,36 @@ pub struct Mark {
     /// Out of the ring of opens.
     #[prost(uint64, tag = "3")]
     pub opens: u64,
+}
+
+impl From<RingMark> for Mark {
+    fn from(mark: RingMark) -> Self {
+        let RingMark {
+            instance,
+            priority,
+            opens,
+        } = mark;
+        Self {
+            instance,
+            priority,
+            opens,
+        }
+    }
+}
+
+impl From<Mark> for RingMark {
+    fn from(mark: Mark) -> Self {
+        let Mark {
+            instance,
+            priority,
+            opens,
+        } = mark;
+        Self {
+            instance,
+            priority,
+            opens,
+        }
+    }
 }
 
 /// Up to where a class was given up for room.
