@@ -273,7 +273,10 @@ impl Session {
             epoch: hello.stream.epoch,
             held_from: hello.first,
             queued: durable.0,
-            ended: hello.ended_at.map(|last| (last, sequenced)),
+            // No number is the last one that there is: one is always added.
+            ended: hello
+                .ended_at
+                .map(|last| (last, sequenced.min(u64::MAX - 1))),
             in_flight: VecDeque::new(),
             stale: 0,
             rewound: false,

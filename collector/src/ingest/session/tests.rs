@@ -97,6 +97,24 @@ fn what_an_ended_epoch_lost_with_the_power_is_accounted_for() {
 }
 
 #[test]
+fn an_agent_that_spoke_of_every_number_there_is_ends_its_epoch_below_the_last() {
+    let hello = ingest::Hello {
+        ended: true,
+        ..hello(1)
+    };
+    let known = Known {
+        durable: SequenceNumber(1000),
+        sequenced: u64::MAX,
+    };
+    let mut session = Session::open(&Hello::check(hello, "node-a").unwrap(), known).0;
+    let plan = session.close_epoch().unwrap();
+    assert_eq!(plan.next.0, u64::MAX - 1);
+    session.queue(&plan);
+    // What follows is known already, and adds nothing up past the end.
+    assert_eq!(queue(&mut session, &batch(1, 5)).skip, 5);
+}
+
+#[test]
 fn batches_in_order_are_acknowledged() {
     let mut session = open(1, 0);
     queue(&mut session, &batch(1, 10));
