@@ -66,9 +66,11 @@ pub struct Counters {
     pub lost_oversize: u64,
     /// The map of operations under way had no room.
     pub lost_pending_full: u64,
-    /// Every scratch buffer of the CPU was in use: the hook did not run. Not
-    /// part of `seen`.
+    /// A kernel structure could not be read without which there is no event.
+    pub lost_unreadable: u64,
+    /// The hook did not do its work: every scratch buffer of the CPU was in
+    /// use, or what it decides about could not be read. Not part of `seen`.
     pub missed: u64,
 }
 
-const _: () = assert!(size_of::<Counters>() == 64);
+const _: () = assert!(size_of::<Counters>() == 72);

@@ -43,6 +43,8 @@ pub enum Command {
     /// Remove what a stopped agent left in the kernel: nothing is recorded or
     /// enforced any more
     Detach(DetachArgs),
+    /// Say what each hook counted on each CPU since it was attached
+    Counters(CountersArgs),
     /// Look at the events that wait on this machine's disk
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -118,6 +120,18 @@ pub struct DetachArgs {
     /// Where the agent pins, as in its configuration
     #[arg(long, value_name = "FOLDER", default_value = PINS)]
     pub pin: PathBuf,
+}
+
+/// Whose counts, and how to print them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct CountersArgs {
+    /// Where the agent pins, as in its configuration
+    #[arg(long, value_name = "FOLDER", default_value = PINS)]
+    pub pin: PathBuf,
+    /// Print one JSON object for each hook and CPU, a line each
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to show, and how.

@@ -51,6 +51,12 @@ pub enum AgentError {
     /// The kernel's ring failed.
     #[error("cannot read the kernel's events")]
     Ring(#[source] io::Error),
+    /// There are no programs of an agent's in the kernel.
+    #[error(
+        "no agent's programs are pinned at {}: does an agent run, and does it pin there?",
+        .0.display()
+    )]
+    NothingPinned(PathBuf),
     /// The self-test could not be made.
     #[error("cannot make the self-test's files or child")]
     Canary(#[source] io::Error),
@@ -100,6 +106,7 @@ impl AgentError {
             }
             Self::Apply(_)
             | Self::Canary(_)
+            | Self::NothingPinned(_)
             | Self::Ring(_)
             | Self::Signals(_)
             | Self::Output(_)

@@ -14,6 +14,7 @@ pub mod args;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod counters;
 pub mod detach;
 pub mod doctor;
 pub mod enrich;

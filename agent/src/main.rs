@@ -6,6 +6,7 @@ use clap::Parser as _;
 use shrike_agent::{
     args::{Args, Command, ConfigCommand, SpoolCommand},
     config::AgentConfig,
+    counters::counters,
     detach::detach,
     doctor::doctor,
     error::{AgentError, EXIT_FAILED, chain},
@@ -47,6 +48,7 @@ async fn execute(args: Args) -> Result<(), AgentError> {
         Command::Watch(args) => Box::pin(watch(args)).await,
         Command::Doctor(args) => Box::pin(doctor(args)).await,
         Command::Detach(args) => detach(&args),
+        Command::Counters(args) => counters(&args),
         Command::Spool(SpoolCommand::Inspect(args)) => inspect(&args),
         Command::Spool(SpoolCommand::Quarantine(args)) => quarantine(&args),
         Command::Config(ConfigCommand::Check(args)) => {

@@ -406,6 +406,7 @@ fn counts_by_hook(ledger: &Ledger, colour: Colour) -> String {
                 lost(counts.lost_ring_full),
                 lost(counts.lost_pending_full),
                 lost(counts.lost_oversize),
+                lost(counts.lost_unreadable),
                 lost(counts.missed),
             ]
         })
@@ -419,6 +420,7 @@ fn counts_by_hook(ledger: &Ledger, colour: Colour) -> String {
         "RING FULL",
         "PENDING FULL",
         "OVERSIZE",
+        "UNREADABLE",
         "MISSED",
     ];
     table(&heading, &rows, colour)
@@ -526,6 +528,7 @@ fn node_json(node: &Node) -> Value {
                 "lost_ring_full": counts.lost_ring_full,
                 "lost_pending_full": counts.lost_pending_full,
                 "lost_oversize": counts.lost_oversize,
+                "lost_unreadable": counts.lost_unreadable,
                 "missed": counts.missed,
             }))).collect::<serde_json::Map<_, _>>(),
         },

@@ -147,7 +147,9 @@ pub struct HookCounts {
     pub lost_pending_full: u64,
     /// The record is longer than the longest one.
     pub lost_oversize: u64,
-    /// It did not run.
+    /// A kernel structure could not be read.
+    pub lost_unreadable: u64,
+    /// It did not run, or could not decide.
     pub missed: u64,
 }
 
@@ -214,6 +216,7 @@ impl From<Ledger> for wire::Ledger {
                     lost_ring_full: counts.lost_ring_full,
                     lost_pending_full: counts.lost_pending_full,
                     lost_oversize: counts.lost_oversize,
+                    lost_unreadable: counts.lost_unreadable,
                     missed: counts.missed,
                 })
                 .collect(),
@@ -248,6 +251,7 @@ impl From<wire::Ledger> for Ledger {
                         lost_ring_full: counts.lost_ring_full,
                         lost_pending_full: counts.lost_pending_full,
                         lost_oversize: counts.lost_oversize,
+                        lost_unreadable: counts.lost_unreadable,
                         missed: counts.missed,
                     };
                     (counts.hook, of_hook)
@@ -278,7 +282,8 @@ mod tests {
                     lost_ring_full: 4,
                     lost_pending_full: 5,
                     lost_oversize: 6,
-                    missed: 7,
+                    lost_unreadable: 7,
+                    missed: 8,
                 },
             )]),
         };

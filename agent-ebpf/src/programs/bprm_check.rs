@@ -250,7 +250,10 @@ fn decide_preemptibly(bprm: Pointer, power: Power) -> bool {
                 refused
             }
             // More execs are under way than can be entered.
-            Err(_) => in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, power),
+            Err(_) => {
+                count(Hook::ProcessExec, Count::Missed);
+                in_force.has(ENFORCES_EXECS) && refuse_unjudged(task, power)
+            }
         }
     };
     scratch::release(scratch);

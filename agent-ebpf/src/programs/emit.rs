@@ -62,6 +62,7 @@ pub enum Count {
     Filtered,
     Repeated,
     LostPendingFull,
+    LostUnreadable,
     Missed,
 }
 
@@ -79,10 +80,19 @@ pub fn count(hook: Hook, what: Count) {
         Count::Filtered => &raw mut counters.filtered,
         Count::Repeated => &raw mut counters.repeated,
         Count::LostPendingFull => &raw mut counters.lost_pending_full,
+        Count::LostUnreadable => &raw mut counters.lost_unreadable,
         Count::Missed => &raw mut counters.missed,
     };
     // SAFETY: `cell` is inside of a live map value.
     unsafe { atomic_add(cell, 1) };
+}
+
+/// Counts a record that a hook set out to write and could not: a structure is
+/// unreadable.
+#[inline(always)]
+pub fn count_unreadable(hook: Hook) {
+    count(hook, Count::Seen);
+    count(hook, Count::LostUnreadable);
 }
 
 /// Returns the record's header.

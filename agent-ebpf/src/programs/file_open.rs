@@ -20,7 +20,7 @@ use shrike_agent_ebpf::{
 use crate::{
     carry_out::{Power, carry_out, is_agent},
     device::device_of,
-    emit::{self, Count, count, kind_and_call},
+    emit::{self, Count, count, count_unreadable, kind_and_call},
     judge,
     memory::{Unreadable, read},
     offsets::{OPENS_FIRST, RECORD_OPENS, offset, setting},
@@ -74,7 +74,9 @@ fn try_enter(ctx: &ProbeContext) -> Result<(), Unreadable> {
 #[kprobe]
 pub fn decide_open(ctx: ProbeContext) -> u32 {
     if let Some(file) = ctx.arg::<u64>(0) {
-        let _ = try_decide(file);
+        if try_decide(file).is_err() {
+            count(Hook::OtherOpen, Count::Missed);
+        }
     }
     0
 }
@@ -121,9 +123,9 @@ fn try_decide(file: u64) -> Result<(), Unreadable> {
         count(Hook::OtherOpen, Count::Missed);
         return Ok(());
     };
-    let _ = decide(scratch, file, flags, task, open, record_all, &shortcut);
+    let decided = decide(scratch, file, flags, task, open, record_all, &shortcut);
     scratch::release(scratch);
-    Ok(())
+    decided
 }
 
 #[inline(always)]
@@ -268,7 +270,9 @@ pub fn identity(file: u64) -> (u32, u64) {
 /// Return of `do_filp_open`.
 #[fexit]
 pub fn leave_file_open(ctx: FExitContext) -> i32 {
-    let _ = try_leave(&ctx);
+    if try_leave(&ctx).is_err() {
+        count_unreadable(Hook::FileOpen);
+    }
     0
 }
 

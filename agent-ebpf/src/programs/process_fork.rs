@@ -12,7 +12,7 @@ use shrike_agent_ebpf::{
 
 use crate::{
     carry_out::{PF_KTHREAD, is_agent},
-    emit::{self, Count, count, kind_and_call},
+    emit::{self, Count, count, count_unreadable, kind_and_call},
     judge,
     memory::{Unreadable, read},
     offsets::offset,
@@ -22,7 +22,9 @@ use crate::{
 /// `(struct task_struct *parent, struct task_struct *child)`
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn process_fork(ctx: RawTracePointContext) -> i32 {
-    let _ = try_fork(ctx.arg::<u64>(1));
+    if try_fork(ctx.arg::<u64>(1)).is_err() {
+        count_unreadable(Hook::ProcessFork);
+    }
     0
 }
 

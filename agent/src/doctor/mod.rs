@@ -53,6 +53,9 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), AgentError> {
         }
     }
     println!("{}", abilities(sensor.attachment()));
+    if let Some(told) = sensor.tells_probe_misses() {
+        println!("{}", probe_misses(told));
+    }
     let (report, _) = self_test(&mut sensor).await?;
     for line in report.lines() {
         println!("{line}");
@@ -66,6 +69,15 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), AgentError> {
         return Ok(());
     }
     Err(AgentError::Unwell(failed))
+}
+
+/// Says whether the ledger knows of kprobes that the kernel left out.
+fn probe_misses(told: bool) -> &'static str {
+    if told {
+        "kprobes that the kernel leaves out are counted"
+    } else {
+        "kprobes that the kernel leaves out while it handles another one are not counted: it tells from Linux 6.7 on"
+    }
 }
 
 /// Says what can and cannot be enforced.

@@ -25,8 +25,11 @@ pub struct HookCounters {
     pub lost_oversize: u64,
     /// The map of operations under way had no room.
     pub lost_pending_full: u64,
-    /// It did not run: every scratch buffer was in use, or, for the programs as
-    /// a whole, the kernel left it out. Not part of `seen`.
+    /// A kernel structure could not be read.
+    pub lost_unreadable: u64,
+    /// It did not do its work: every scratch buffer was in use, what it decides
+    /// about could not be read, or, for the programs as a whole, the kernel left
+    /// it out. Not part of `seen`.
     pub missed: u64,
 }
 
@@ -56,6 +59,7 @@ impl KernelCounters {
             (LossReason::KernelRingFull, total.lost_ring_full),
             (LossReason::KernelPendingFull, total.lost_pending_full),
             (LossReason::KernelOversize, total.lost_oversize),
+            (LossReason::KernelUnreadable, total.lost_unreadable),
             (LossReason::KernelProbeMissed, total.missed),
         ]
         .into_iter()
@@ -73,7 +77,8 @@ impl KernelCounters {
                     + base.filtered()
                     + base.lost_ring_full
                     + base.lost_oversize
-                    + base.lost_pending_full;
+                    + base.lost_pending_full
+                    + base.lost_unreadable;
                 hook.seen = hook.seen.saturating_sub(settled);
                 hook.submitted = hook.submitted.saturating_sub(base.submitted);
                 hook.filtered_own = hook.filtered_own.saturating_sub(base.filtered_own);
@@ -85,6 +90,7 @@ impl KernelCounters {
                 hook.lost_pending_full = hook
                     .lost_pending_full
                     .saturating_sub(base.lost_pending_full);
+                hook.lost_unreadable = hook.lost_unreadable.saturating_sub(base.lost_unreadable);
                 hook.missed = hook.missed.saturating_sub(base.missed);
             }
         }
@@ -107,6 +113,7 @@ impl KernelCounters {
             - i128::from(total.lost_ring_full)
             - i128::from(total.lost_pending_full)
             - i128::from(total.lost_oversize)
+            - i128::from(total.lost_unreadable)
     }
 
     /// Returns what the numbers of records are compared with. What was lost
@@ -134,6 +141,7 @@ impl HookCounters {
         self.lost_oversize += other.lost_oversize;
         self.lost_ring_full += other.lost_ring_full;
         self.lost_pending_full += other.lost_pending_full;
+        self.lost_unreadable += other.lost_unreadable;
         self.missed += other.missed;
     }
 }
@@ -148,6 +156,7 @@ impl From<&HookCounters> for HookCounts {
             lost_ring_full: counters.lost_ring_full,
             lost_pending_full: counters.lost_pending_full,
             lost_oversize: counters.lost_oversize,
+            lost_unreadable: counters.lost_unreadable,
             missed: counters.missed,
         }
     }
@@ -163,9 +172,45 @@ impl From<&Counters> for HookCounters {
             lost_oversize: counters.lost_oversize,
             lost_ring_full: counters.lost_ring_full,
             lost_pending_full: counters.lost_pending_full,
+            lost_unreadable: counters.lost_unreadable,
             missed: counters.missed,
         }
     }
+}
+
+/// What one hook counted on one CPU since its programs were attached, whatever
+/// agents came and went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuCounters {
+    /// The hook's name.
+    pub hook: &'static str,
+    /// The CPU's number.
+    pub cpu: usize,
+    /// What it counted.
+    pub counts: HookCounters,
+}
+
+/// Reads the counters map without adding up the CPUs; those that counted
+/// nothing are left out.
+///
+/// # Errors
+/// What the kernel said.
+pub fn read_by_cpu(
+    map: &PerCpuArray<MapData, Counters>,
+) -> Result<Vec<CpuCounters>, aya::maps::MapError> {
+    let mut found = Vec::new();
+    for hook in Hook::ALL {
+        let of_cpus = map.get(&(hook as u32), 0)?;
+        found.extend(of_cpus.iter().enumerate().filter_map(|(cpu, counters)| {
+            let counts = HookCounters::from(counters);
+            (counts != HookCounters::default()).then_some(CpuCounters {
+                hook: hook.as_str(),
+                cpu,
+                counts,
+            })
+        }));
+    }
+    Ok(found)
 }
 
 /// Sums the counters map.
@@ -236,13 +281,14 @@ mod tests {
                 (
                     "file-open",
                     HookCounters {
-                        seen: 14,
+                        seen: 17,
                         submitted: 6,
                         filtered_own: 1,
                         filtered_repeated: 3,
                         lost_oversize: 1,
                         lost_ring_full: 2,
                         lost_pending_full: 1,
+                        lost_unreadable: 3,
                         missed: 5,
                     },
                 ),
@@ -256,6 +302,7 @@ mod tests {
                 (LossReason::KernelRingFull, 2),
                 (LossReason::KernelPendingFull, 1),
                 (LossReason::KernelOversize, 1),
+                (LossReason::KernelUnreadable, 3),
                 (LossReason::KernelProbeMissed, 5),
             ])
         );

@@ -82,27 +82,29 @@ pub enum DecodeError {
 /// [`DecodeError`] when it is not of its form.
 pub fn decode(bytes: &[u8]) -> Result<Sample, DecodeError> {
     let mut reader = Reader::new(bytes);
-    let length = reader.u32("header")?;
+    let length = Reader::new(bytes).u32("header")?;
     if usize::try_from(length) != Ok(bytes.len()) {
         return Err(DecodeError::Length {
             said: length,
             length: bytes.len(),
         });
     }
-    let kind = reader.u8("header")?;
-    let call = reader.u8("header")?;
-    let flags = reader.u16("header")?;
-    let cpu = reader.u32("header")?;
-    let result = reader.i32("header")?;
-    let cpu_sequence = reader.u64("header")?;
-    let boot_time_ns = reader.u64("header")?;
-    let generation = reader.u64("header")?;
-    let rule = reader.u16("header")?;
-    let action = reader.u8("header")?;
-    let outcome = reader.u8("header")?;
-    let signal_result = reader.i32("header")?;
-    let (mut process, mount_namespace) = process(&mut reader)?;
-    debug_assert_eq!(bytes.len() - reader.rest.len(), size_of::<Header>());
+    let mut header = reader.part::<Header>("header")?;
+    let _length = header.u32("header")?;
+    let kind = header.u8("header")?;
+    let call = header.u8("header")?;
+    let flags = header.u16("header")?;
+    let cpu = header.u32("header")?;
+    let result = header.i32("header")?;
+    let cpu_sequence = header.u64("header")?;
+    let boot_time_ns = header.u64("header")?;
+    let generation = header.u64("header")?;
+    let rule = header.u16("header")?;
+    let action = header.u8("header")?;
+    let outcome = header.u8("header")?;
+    let signal_result = header.i32("header")?;
+    let (mut process, mount_namespace) = process(&mut header)?;
+    debug_assert!(header.rest.is_empty());
 
     let common = Common {
         syscall: syscall(call)?,
@@ -213,19 +215,20 @@ fn process(reader: &mut Reader<'_>) -> Result<(Process, u32), DecodeError> {
 
 fn open(reader: &mut Reader<'_>, common: &Common) -> Result<Open, DecodeError> {
     const PART: &str = "open";
-    let flags = reader.u32(PART)?;
-    let mode = reader.u32(PART)?;
-    let directory_fd = reader.i32(PART)?;
-    let device = reader.u32(PART)?;
-    let inode = reader.u64(PART)?;
-    let asked_length = reader.u16(PART)?;
-    let path_length = reader.u16(PART)?;
-    let task_path_length = reader.u16(PART)?;
-    let file_mode = reader.u16(PART)?;
-    let links = reader.u32(PART)?;
-    let owner_uid = reader.u32(PART)?;
-    let owner_gid = reader.u32(PART)?;
-    let _padding = reader.u32(PART)?;
+    let mut fields = reader.part::<record::Open>(PART)?;
+    let flags = fields.u32(PART)?;
+    let mode = fields.u32(PART)?;
+    let directory_fd = fields.i32(PART)?;
+    let device = fields.u32(PART)?;
+    let inode = fields.u64(PART)?;
+    let asked_length = fields.u16(PART)?;
+    let path_length = fields.u16(PART)?;
+    let task_path_length = fields.u16(PART)?;
+    let file_mode = fields.u16(PART)?;
+    let links = fields.u32(PART)?;
+    let owner_uid = fields.u32(PART)?;
+    let owner_gid = fields.u32(PART)?;
+    let _padding = fields.u32(PART)?;
     let path_as_asked = reader.bytes(asked_length.into(), "path as asked")?.to_vec();
     let path = reader.bytes(path_length.into(), "resolved path")?;
     let task_path = reader.bytes(task_path_length.into(), "path as the task sees it")?;
@@ -253,15 +256,16 @@ fn open(reader: &mut Reader<'_>, common: &Common) -> Result<Open, DecodeError> {
 
 fn change(reader: &mut Reader<'_>, common: &Common, call: u8) -> Result<Change, DecodeError> {
     const PART: &str = "change";
-    let inode = reader.u64(PART)?;
-    let device = reader.u32(PART)?;
-    let file_mode = reader.u16(PART)?;
-    let mode = reader.u16(PART)?;
-    let path_length = reader.u16(PART)?;
-    let other_length = reader.u16(PART)?;
-    let links = reader.u32(PART)?;
-    let owner_uid = reader.u32(PART)?;
-    let owner_gid = reader.u32(PART)?;
+    let mut fields = reader.part::<record::Change>(PART)?;
+    let inode = fields.u64(PART)?;
+    let device = fields.u32(PART)?;
+    let file_mode = fields.u16(PART)?;
+    let mode = fields.u16(PART)?;
+    let path_length = fields.u16(PART)?;
+    let other_length = fields.u16(PART)?;
+    let links = fields.u32(PART)?;
+    let owner_uid = fields.u32(PART)?;
+    let owner_gid = fields.u32(PART)?;
     let path = reader.bytes(path_length.into(), "resolved path")?.to_vec();
     let other_path = reader.bytes(other_length.into(), "other name")?.to_vec();
     Ok(Change {
@@ -460,8 +464,8 @@ fn verdict(
     }))
 }
 
-/// Takes a record apart from the front. There are some forty fields, so each
-/// one is a comparison and a load in place.
+/// Takes a record apart from the front. There are some forty fields: those of
+/// one part are asked for once, and are loads in place then.
 struct Reader<'a> {
     rest: &'a [u8],
     length: usize,
@@ -473,6 +477,15 @@ impl<'a> Reader<'a> {
             rest: bytes,
             length: bytes.len(),
         }
+    }
+
+    /// Returns a part of fixed length, to be taken apart.
+    #[inline(always)]
+    fn part<T>(&mut self, part: &'static str) -> Result<Reader<'a>, DecodeError> {
+        Ok(Reader {
+            rest: self.bytes(size_of::<T>(), part)?,
+            length: self.length,
+        })
     }
 
     #[inline(always)]

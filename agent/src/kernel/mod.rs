@@ -18,6 +18,7 @@ mod error;
 mod guard_rails;
 mod hooks;
 mod identity;
+mod misses;
 mod object;
 mod offsets;
 mod options;
@@ -34,7 +35,7 @@ mod sensor;
 mod subvolumes;
 
 pub use continuity::Miscount;
-pub use counters::{HookCounters, KernelCounters};
+pub use counters::{CpuCounters, HookCounters, KernelCounters};
 pub use decode::{DecodeError, Sample, VerdictSample, decode};
 pub use error::{ApplyError, SensorError};
 pub use hooks::{Attachment, HookState};
@@ -42,7 +43,7 @@ pub use options::{
     ExecEnvironment, KILLS_PER_MINUTE_DEFAULT, Opens, PRIORITY_RING_BYTES_DEFAULT, Processes,
     RING_BYTES_DEFAULT, SensorOptions, never_kill_default,
 };
-pub use pins::{PINS, PinError, Pins};
+pub use pins::{PINS, PinError, Pins, Place};
 pub use policy_maps::AppliedPolicy;
 pub use rules::{CompileError, RuleTable};
 pub use running::RingMark;

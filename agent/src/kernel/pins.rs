@@ -28,10 +28,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, PerCpuArray};
 
 use super::{
-    Attachment, hooks,
+    Attachment,
+    counters::{self, CpuCounters},
+    hooks,
     programs::{Link, Loaded, Programs},
 };
 use crate::error::chain;
@@ -175,22 +177,7 @@ impl Pins {
     /// # Errors
     /// When the folder cannot be read.
     pub fn places(&self) -> Result<Vec<Place>, PinError> {
-        let folders = self.folders()?;
-        Ok(folders
-            .into_iter()
-            .filter_map(|path| {
-                let rest = name_of(&path).strip_prefix("sensor_")?;
-                let (digest, rest) = rest.split_once('_')?;
-                let (attachment, _) = rest.split_once('_')?;
-                Some(Place {
-                    digest: digest.to_owned(),
-                    attachment: Attachment::ALL
-                        .into_iter()
-                        .find(|one| one.as_str() == attachment)?,
-                    path: path.clone(),
-                })
-            })
-            .collect())
+        Place::below(&self.root)
     }
 
     fn folders(&self) -> Result<Vec<PathBuf>, PinError> {
@@ -257,6 +244,40 @@ impl Pins {
 }
 
 impl Place {
+    /// Returns each sensor's folder below one, whoever owns them.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn below(root: &Path) -> Result<Vec<Self>, PinError> {
+        Ok(list(root)?.into_iter().filter_map(Self::named).collect())
+    }
+
+    fn named(path: PathBuf) -> Option<Self> {
+        let rest = name_of(&path).strip_prefix("sensor_")?;
+        let (digest, rest) = rest.split_once('_')?;
+        let (attachment, _) = rest.split_once('_')?;
+        Some(Self {
+            digest: digest.to_owned(),
+            attachment: Attachment::ALL
+                .into_iter()
+                .find(|one| one.as_str() == attachment)?,
+            path,
+        })
+    }
+
+    /// Reads what each hook counted on each CPU; nothing is taken over.
+    ///
+    /// # Errors
+    /// [`PinError`] when the counters are not there or cannot be read.
+    pub fn counted(&self) -> Result<Vec<CpuCounters>, PinError> {
+        let path = self.path.join("map_COUNTERS");
+        let map = MapData::from_pin(&path)
+            .and_then(Map::from_map_data)
+            .and_then(PerCpuArray::try_from)
+            .map_err(bpf_error("open", &path))?;
+        counters::read_by_cpu(&map).map_err(bpf_error("read", &path))
+    }
+
     /// Opens what is pinned here.
     ///
     /// # Errors

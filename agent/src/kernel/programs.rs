@@ -13,7 +13,10 @@ use std::{
 use aya::programs::{kprobe::KProbeLink, links::FdLink};
 use shrike_proto::policy::{PolicySet, Trigger};
 
-use super::pins::{PinError, Place, bpf_error, call, io_error, open_descriptor, pin_descriptor};
+use super::{
+    misses,
+    pins::{PinError, Place, bpf_error, call, io_error, open_descriptor, pin_descriptor},
+};
 
 /// A program that was loaded.
 pub struct Loaded {
@@ -155,13 +158,20 @@ impl Programs {
         Ok(changed)
     }
 
-    /// Returns how often the kernel did not run one of them because it, or
-    /// another one, was running on the CPU.
-    pub fn recursion_misses(&self) -> u64 {
+    /// Returns how often the kernel did not run one of them, as far as it says
+    /// so.
+    pub fn misses(&self) -> u64 {
         self.loaded
             .iter()
-            .filter_map(|loaded| misses(&loaded.program).ok())
+            .map(|loaded| misses::of(&loaded.program, loaded.link.as_ref()))
             .sum()
+    }
+
+    /// Says whether this kernel tells how often it left out a kprobe.
+    pub fn tell_probe_misses(&self) -> bool {
+        self.loaded
+            .iter()
+            .any(|loaded| loaded.link.as_ref().is_some_and(misses::are_told))
     }
 
     /// Returns each one's name and how many instructions the verifier looked
@@ -209,16 +219,6 @@ impl Programs {
     pub fn detach(&mut self) {
         self.loaded.clear();
     }
-}
-
-fn misses(program: &OwnedFd) -> io::Result<u64> {
-    let fd = program.as_fd().as_raw_fd();
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    Ok(info
-        .lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:"))
-        .and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0))
 }
 
 /// Attaches an LSM, fentry or fexit program where it was loaded for.

@@ -26,7 +26,7 @@ use super::{
 /// The layout of records and notes. A successor of another layout cannot read
 /// what its predecessor left in the rings, and counts it as lost: raise it
 /// with every change of `shrike_agent_ebpf::record` or of the notes below.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 
 const NOTE_LAYOUT: usize = 0;
 const NOTE_PROGRAMS: usize = 1;
@@ -34,10 +34,10 @@ const NOTE_PROGRAMS: usize = 1;
 const NOTE_ASKED: usize = 2;
 /// A random number, drawn when the programs were loaded.
 const NOTE_INSTANCE: usize = 3;
-/// Six words for each hook: own, repeated, ring full, oversize, pending full,
-/// missed.
+/// Seven words for each hook: own, repeated, ring full, oversize, pending full,
+/// unreadable, missed.
 const NOTE_HOOKS: usize = 8;
-const WORDS: usize = 6;
+const WORDS: usize = 7;
 
 /// Where records are counted that an earlier agent left in the rings, and the
 /// misses that the kernel counts itself.
@@ -304,9 +304,7 @@ impl Running {
             map: "COUNTERS",
             source: Box::new(source),
         })?;
-        let missed = self
-            .missed
-            .unwrap_or_else(|| self.programs.recursion_misses());
+        let missed = self.missed.unwrap_or_else(|| self.programs.misses());
         if missed > 0 {
             all.hooks.entry(PROBES).or_default().missed = missed;
         }
@@ -325,6 +323,7 @@ impl Running {
                 hook.lost_ring_full,
                 hook.lost_oversize,
                 hook.lost_pending_full,
+                hook.lost_unreadable,
                 hook.missed,
             ];
             for (word, value) in words.into_iter().enumerate() {
@@ -343,7 +342,8 @@ impl Running {
                 lost_ring_full: word(2),
                 lost_oversize: word(3),
                 lost_pending_full: word(4),
-                missed: word(5),
+                lost_unreadable: word(5),
+                missed: word(6),
                 ..HookCounters::default()
             };
             (*name, counters)
@@ -356,7 +356,7 @@ impl Running {
     /// Detaches the programs. What is in the rings stays there, and the
     /// counts are final soon after.
     pub fn detach(&mut self) {
-        self.missed = Some(self.programs.recursion_misses());
+        self.missed = Some(self.programs.misses());
         self.programs.detach();
     }
 }

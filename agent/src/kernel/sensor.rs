@@ -613,6 +613,13 @@ impl Sensor {
         self.undecodable
     }
 
+    /// Says whether this kernel tells how often it left out a kprobe, which it
+    /// does while it handles another one; `None` when no kprobe is attached.
+    pub fn tells_probe_misses(&self) -> Option<bool> {
+        let has_probes = self.hooks.iter().any(|hook| hook.attached_as == "kprobe");
+        has_probes.then(|| self.running.programs.tell_probe_misses())
+    }
+
     /// Returns each program's name and how many instructions the verifier
     /// looked at.
     pub fn verified_instructions(&self) -> Vec<(String, u32)> {

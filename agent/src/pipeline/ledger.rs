@@ -95,6 +95,7 @@ fn add(hook: &mut HookCounts, more: &HookCounts) {
         lost_ring_full,
         lost_pending_full,
         lost_oversize,
+        lost_unreadable,
         missed,
     } = more;
     hook.seen += seen;
@@ -104,6 +105,7 @@ fn add(hook: &mut HookCounts, more: &HookCounts) {
     hook.lost_ring_full += lost_ring_full;
     hook.lost_pending_full += lost_pending_full;
     hook.lost_oversize += lost_oversize;
+    hook.lost_unreadable += lost_unreadable;
     hook.missed += missed;
 }
 
@@ -118,11 +120,12 @@ mod tests {
             hooks: BTreeMap::from([(
                 "file-open",
                 HookCounters {
-                    seen: 100,
+                    seen: 101,
                     submitted: 90,
                     filtered_own: 1,
                     filtered_repeated: 2,
                     lost_oversize: 0,
+                    lost_unreadable: 1,
                     lost_ring_full: 7,
                     lost_pending_full: 0,
                     missed: 2,
@@ -140,7 +143,7 @@ mod tests {
             SequenceNumber(88),
         );
         assert_eq!(ledger.unaccounted(), 0);
-        assert_eq!(ledger.lost_total(), 7 + 2 + 1 + 20);
+        assert_eq!(ledger.lost_total(), 7 + 1 + 2 + 1 + 20);
         assert_eq!(ledger.hooks["file-open"].filtered_repeated, 2);
     }
 

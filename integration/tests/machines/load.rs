@@ -1,6 +1,6 @@
 //! Full speed: everything that happened is stored or counted as lost.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -20,6 +20,17 @@ pub const CLAIMS: &[Claim] = &[
         "a_ring_that_is_far_too_small_loses_events_and_counts_every_one",
         tiny_ring,
     ),
+];
+
+/// What becomes of what a hook has seen.
+const ACCOUNTED: [&str; 7] = [
+    "submitted",
+    "filtered_own",
+    "filtered_repeated",
+    "lost_ring_full",
+    "lost_pending_full",
+    "lost_oversize",
+    "lost_unreadable",
 ];
 
 const OPENS: u64 = 200_000;
@@ -77,15 +88,7 @@ fn insist_on_agreement(fixture: &Fixture, name: &str) -> Result<()> {
     let mut ring_full = 0;
     for (hook, counts) in hooks {
         let count = |name: &str| counts[name].as_u64().unwrap_or(0);
-        let accounted = [
-            "submitted",
-            "filtered_own",
-            "filtered_repeated",
-            "lost_ring_full",
-            "lost_pending_full",
-            "lost_oversize",
-        ]
-        .map(count);
+        let accounted = ACCOUNTED.map(count);
         ensure!(
             count("seen") == accounted.iter().sum::<u64>(),
             "on {name} the counts of {hook} do not add up: {counts}"
@@ -97,11 +100,45 @@ fn insist_on_agreement(fixture: &Fixture, name: &str) -> Result<()> {
         "{}",
         shown["ledger"]
     );
+    insist_on_every_cpu(fixture, name)?;
     let alerts = ctl.events(&["--node", name, "--kind", "alert"])?;
     let miscount = alerts
         .iter()
         .find(|alert| alert["alert"]["cause"] == "miscount");
     ensure!(miscount.is_none(), "{miscount:?}");
+    Ok(())
+}
+
+/// The node itself says what each CPU counted, and that adds up too.
+fn insist_on_every_cpu(fixture: &Fixture, name: &str) -> Result<()> {
+    let machine = &fixture.fleet.node(name).machine;
+    let ran = machine
+        .command("shrike-agent")
+        .args(["counters", "--json"])
+        .run()?;
+    ensure!(ran.outcome == Outcome::SUCCESS, "{}", ran.stderr_text());
+    let mut cpus = BTreeSet::new();
+    for line in ran.stdout_text().lines() {
+        let line: Value = serde_json::from_str(line)?;
+        let accounted: u64 = ACCOUNTED
+            .iter()
+            .filter_map(|name| line[name].as_u64())
+            .sum();
+        ensure!(
+            line["seen"].as_u64() == Some(accounted),
+            "on {name} a CPU's counts do not add up: {line}"
+        );
+        if line["hook"] == "file-open" {
+            cpus.insert(line["cpu"].as_u64());
+        }
+    }
+    ensure!(cpus.len() == 2, "CPUs of {name}: {cpus:?}");
+    let table = machine.command("shrike-agent").arg("counters").run()?;
+    ensure!(
+        table.stdout_text().starts_with("HOOK") && table.stdout_text().contains("LOST RING FULL"),
+        "{}",
+        table.stdout_text()
+    );
     Ok(())
 }
 

@@ -238,6 +238,7 @@ fn shared_types_have_one_layout() {
             lost_ring_full,
             lost_oversize,
             lost_pending_full,
+            lost_unreadable,
             missed,
         }),
         here!(digest::Digest { a, b }),
