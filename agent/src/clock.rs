@@ -22,7 +22,7 @@ impl WallClock {
         // The boot clock is read on both sides of the wall clock, so that
         // being interrupted between two reads costs half of the pause.
         let before = nanoseconds(clock_gettime(ClockId::Boottime));
-        let wall = nanoseconds(clock_gettime(ClockId::Realtime));
+        let wall = unix_ns();
         let after = nanoseconds(clock_gettime(ClockId::Boottime));
         Self {
             boot_unix_ns: wall - (before + after) / 2,
@@ -45,6 +45,11 @@ impl WallClock {
         }
         self.boot_unix_ns.saturating_add_unsigned(boot_time_ns)
     }
+}
+
+/// Returns the wall clock, in Unix nanoseconds.
+pub fn unix_ns() -> i64 {
+    nanoseconds(clock_gettime(ClockId::Realtime))
 }
 
 /// Returns the boot clock.

@@ -97,6 +97,9 @@ pub enum ColorWhen {
 pub enum Command {
     /// List the nodes, or show one with its hooks and ledger
     Nodes(NodesArgs),
+    /// Show what became of everything that nodes counted, hour by hour: stored,
+    /// left out, lost and where, or on its way
+    Ledger(LedgerArgs),
     /// Show stored events, or follow what arrives
     Events(Box<EventsArgs>),
     /// Show a process: its ancestors, children, files and verdicts
@@ -173,6 +176,35 @@ pub enum NodesCommand {
     Show(NodeShowArgs),
     /// Take a node that is gone for good off the list; its events stay
     Forget(NodeForgetArgs),
+}
+
+const LEDGER_HELP: &str = "\
+Each hour is one of the node's own clock:
+  seen     = filtered + lost before it had a number + numbered
+  numbered = stored + lost with a number + in flight
+(at the end of an hour some records are on their way to a number).
+
+Examples:
+  shrikectl ledger --node web-1
+  shrikectl ledger --since 7d -o json | jq 'select(.lost != {})'";
+
+/// `ledger`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = LEDGER_HELP)]
+pub struct LedgerArgs {
+    /// Only this node; may be given several times
+    #[arg(long = "node", value_name = "NODE")]
+    pub nodes: Vec<NodeId>,
+    /// From this hour on: a time (RFC 3339) or how long ago (90s, 5m, 2h30m, 1d)
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment, default_value = "24h")]
+    pub since: Moment,
+    /// Before: a time (RFC 3339) or how long ago
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub until: Option<Moment>,
+    /// Format: a table, or one JSON object for each node, epoch and hour, a line
+    /// each
+    #[arg(short, long, default_value = "table")]
+    pub output: Format,
 }
 
 /// `nodes forget`.

@@ -11,6 +11,7 @@ mod context;
 mod events;
 mod export;
 mod failure;
+mod ledger;
 mod lineage;
 mod nodes;
 mod output;
@@ -101,6 +102,7 @@ async fn command(args: Args, output: &Output) -> Result<Exit, Failure> {
             Some(NodesCommand::Show(show)) => nodes::show(&global, show, output).await,
             Some(NodesCommand::Forget(forget)) => nodes::forget(&global, forget, output).await,
         },
+        Command::Ledger(args) => ledger::run(&global, args, output).await,
         Command::Events(events) => events::run(&global, *events, output).await,
         Command::Processes(processes) => processes::run(&global, processes, output).await,
         Command::Tree(tree) => tree::run(&global, tree, output).await,

@@ -622,6 +622,7 @@ mod tests {
                     lost_ring_full: 5,
                     ..HookCounts::default()
                 }],
+                ..shrike_proto::wire::event::Ledger::default()
             }),
             ..Node::default()
         }

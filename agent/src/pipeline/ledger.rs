@@ -1,10 +1,10 @@
 //! The node's ledger, put together from who counted what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use shrike_proto::{
     id::SequenceNumber,
-    ledger::{HookCounts, Ledger, LossReason},
+    ledger::{HookCounts, Ledger, LossReason, Stage},
 };
 
 use super::Counts;
@@ -39,11 +39,14 @@ pub(crate) fn ledger(
             .iter()
             .map(|(name, counts)| ((*name).to_owned(), counts.into()))
             .collect(),
+        hours: VecDeque::new(),
     }
 }
 
 /// Puts a ledger of this agent's life onto the one that the epoch's agents
 /// before left: `began_at` is the number that its first event got.
+///
+/// Its hours are those before it: the present one is to be noted.
 ///
 /// What those had seen is not taken from what they said last, which may be a
 /// second older than their end, but from what became of it: every event that
@@ -52,19 +55,11 @@ pub(crate) fn onto(before: &Ledger, began_at: SequenceNumber, own: Ledger) -> Le
     let mut lost = own.lost;
     let mut lost_unnumbered = 0;
     for (reason, count) in &before.lost {
-        let (is_kept, was_seen) = match reason {
-            LossReason::KernelRingFull
-            | LossReason::KernelPendingFull
-            | LossReason::KernelOversize
-            | LossReason::KernelUnreadable
-            | LossReason::AgentUndecodable => (true, true),
-            LossReason::KernelProbeMissed => (true, false),
+        let (is_kept, was_seen) = match reason.stage() {
+            Stage::Unnumbered => (true, true),
+            Stage::Unseen => (true, false),
             // The spool counts these on.
-            LossReason::AgentSpoolFull
-            | LossReason::AgentSpoolFailed
-            | LossReason::AgentSpoolDamaged
-            | LossReason::Quarantined
-            | LossReason::StoreMissing => (false, false),
+            Stage::Numbered => (false, false),
         };
         if is_kept {
             *lost.entry(*reason).or_default() += count;
@@ -83,6 +78,7 @@ pub(crate) fn onto(before: &Ledger, began_at: SequenceNumber, own: Ledger) -> Le
         lost,
         sequenced: own.sequenced,
         hooks,
+        hours: before.hours.clone(),
     }
 }
 
@@ -159,7 +155,7 @@ mod tests {
                 (LossReason::AgentSpoolFull, 7),
             ]),
             sequenced: 40,
-            hooks: BTreeMap::new(),
+            ..Ledger::default()
         };
         let own = Ledger {
             seen: 12,
@@ -169,7 +165,7 @@ mod tests {
                 (LossReason::AgentSpoolFull, 8),
             ]),
             sequenced: 60,
-            hooks: BTreeMap::new(),
+            ..Ledger::default()
         };
         let ledger = onto(&before, SequenceNumber(51), own);
         assert_eq!(ledger.unaccounted(), 0);

@@ -26,7 +26,12 @@ use std::{
 };
 
 use rustls::ClientConfig;
-use shrike_proto::{event::Event, id::SequenceNumber, ledger::Ledger, wire::ingest};
+use shrike_proto::{
+    event::Event,
+    id::SequenceNumber,
+    ledger::{Hour, Ledger},
+    wire::ingest,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, block_in_place, spawn_blocking},
@@ -34,6 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     control::{Applied, ApplyRequest},
     doctor::Bystanders,
     error::{AgentError, chain},
@@ -264,8 +270,11 @@ impl Pipeline {
                     spool.lost(),
                     spool.next_number(),
                 );
-                let (before, began_at) = &self.counted;
-                let ledger = onto(before, *began_at, own);
+                let (before, began_at) = &mut self.counted;
+                before.forget_hours(self.session.hours_told());
+                let mut ledger = onto(before, *began_at, own);
+                ledger.note_hour(Hour::of(clock::unix_ns()));
+                before.hours.clone_from(&ledger.hours);
                 self.session.spool_mut().keep_ledger(&ledger);
                 self.session.set_ledger(ledger);
             }

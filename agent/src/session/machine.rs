@@ -125,6 +125,10 @@ pub struct Session {
     ledger: Ledger,
     ledger_sent: Option<Ledger>,
     ledger_sent_at: Option<Instant>,
+    /// The last hour that ended in a ledger that was sent, and the last one that
+    /// the collector has on its disk: numbers of marks.
+    hours_sent: u64,
+    hours_told: u64,
     stopping: bool,
 }
 
@@ -144,6 +148,8 @@ impl Session {
             ledger: Ledger::default(),
             ledger_sent: None,
             ledger_sent_at: None,
+            hours_sent: 0,
+            hours_told: 0,
             stopping: false,
             options,
         }
@@ -166,8 +172,15 @@ impl Session {
         self.ledger = ledger;
     }
 
+    /// Returns the number of the last hour's mark that is durable at the
+    /// collector and will not change; 0 for none.
+    pub fn hours_told(&self) -> u64 {
+        self.hours_told
+    }
+
     /// Begins another epoch of this name, after [`Command::BeginAnew`].
     pub fn begin_anew(&mut self, epoch: Epoch) {
+        (self.hours_sent, self.hours_told) = (0, 0);
         self.spool.begin_anew(epoch);
     }
 
@@ -293,6 +306,10 @@ impl Session {
                 machine.backoff.reset();
                 machine.note_progress(now);
             }
+            if machine.spool.batches_under_way() == 0 {
+                // Each batch has its answer: so do the ledgers that they brought.
+                machine.hours_told = machine.hours_sent;
+            }
             commands.push(Command::Settled(durable));
             Ok(())
         })
@@ -416,6 +433,7 @@ impl Session {
 
     fn open(&mut self, now: Instant) -> Command {
         self.attempt.0 += 1;
+        self.hours_sent = self.hours_told;
         self.state = State::Opening { since: now };
         Command::Open {
             attempt: self.attempt,
@@ -490,7 +508,12 @@ impl Session {
     }
 
     fn send(&mut self, mut batch: ingest::Batch, now: Instant) -> Command {
-        let ledger = self.spool.ended_ledger().unwrap_or(&self.ledger);
+        let ended = self.spool.ended_ledger();
+        if ended.is_none() {
+            let ends = self.ledger.hours.iter().rev().nth(1);
+            self.hours_sent = ends.map_or(self.hours_sent, |mark| mark.number);
+        }
+        let ledger = ended.unwrap_or(&self.ledger);
         batch.ledger = Some(ledger.clone().into());
         self.ledger_sent = Some(self.ledger.clone());
         self.ledger_sent_at = Some(now);

@@ -1,14 +1,20 @@
 //! `shrike.admin.v1.NodeService`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use shrike_proto::{
     id::{Epoch, NodeId},
+    ledger::{Hour, losses_to_wire},
     wire::admin::{
-        self, ForgetNodeRequest, ForgetNodeResponse, ListNodesRequest, ListNodesResponse,
-        node_service_server::NodeService,
+        self, ForgetNodeRequest, ForgetNodeResponse, ListHoursRequest, ListHoursResponse,
+        ListNodesRequest, ListNodesResponse, node_service_server::NodeService,
     },
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status;
@@ -16,7 +22,11 @@ use crate::{
     chain::chain,
     fleet::{Fleet, NodeView},
     listen::peer,
-    store::{Store, stream::Watermark},
+    store::{
+        Store,
+        hours::{self, StreamHour},
+        stream::Watermark,
+    },
 };
 
 /// Lists and forgets nodes.
@@ -77,6 +87,54 @@ impl NodeService for NodeAdmin {
         }))
     }
 
+    type ListHoursStream = ReceiverStream<Result<ListHoursResponse, Status>>;
+
+    async fn list_hours(
+        &self,
+        request: Request<ListHoursRequest>,
+    ) -> Result<Response<Self::ListHoursStream>, Status> {
+        let ListHoursRequest {
+            nodes,
+            since_unix_ns,
+            until_unix_ns,
+        } = request.into_inner();
+        let until = match until_unix_ns {
+            0 => i64::MAX,
+            until => until,
+        };
+        let first = match since_unix_ns {
+            0 => Hour(i64::MIN),
+            since => Hour::of(since),
+        };
+        if until <= since_unix_ns {
+            return Err(Status::invalid_argument("`since` is not before `until`"));
+        }
+        let wanted = nodes
+            .iter()
+            .map(|node| NodeId::parse(node))
+            .collect::<Result<BTreeSet<_>, _>>()
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let store = Arc::clone(&self.store);
+        let hours = tokio::task::spawn_blocking(move || {
+            hours::list(&*store, first, Hour::of(until - 1), |stream| {
+                wanted.is_empty() || wanted.contains(&stream.node)
+            })
+        })
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?
+        .map_err(|error| Status::unavailable(chain(&error)))?;
+        let (sender, receiver) = mpsc::channel(HOUR_CHUNKS_QUEUED);
+        tokio::spawn(async move {
+            for chunk in hours.chunks(HOURS_IN_MESSAGE) {
+                let hours = chunk.iter().cloned().map(hour_to_wire).collect();
+                if sender.send(Ok(ListHoursResponse { hours })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
     async fn forget_node(
         &self,
         request: Request<ForgetNodeRequest>,
@@ -87,6 +145,28 @@ impl NodeService for NodeAdmin {
         self.fleet.forget(node.clone()).await.map_err(status)?;
         tracing::info!(%node, by, "a node is forgotten");
         Ok(Response::new(ForgetNodeResponse {}))
+    }
+}
+
+/// Hours in one message: some hundred kilobytes.
+const HOURS_IN_MESSAGE: usize = 2048;
+
+/// Messages that wait for the reader.
+const HOUR_CHUNKS_QUEUED: usize = 2;
+
+fn hour_to_wire(hour: StreamHour) -> admin::NodeHour {
+    let counts = hour.counts;
+    admin::NodeHour {
+        hour: hour.hour.0,
+        node: hour.stream.node.to_string(),
+        epoch: hour.stream.epoch.0.to_vec(),
+        seen: counts.seen,
+        filtered: counts.filtered,
+        sequenced: counts.sequenced,
+        stored: counts.stored(),
+        in_flight: counts.in_flight,
+        unaccounted: counts.unaccounted,
+        lost: losses_to_wire(counts.lost),
     }
 }
 

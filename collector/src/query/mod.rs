@@ -3,12 +3,14 @@
 //! A query runs on a blocking thread, holds no lock and sends bounded chunks;
 //! it stops as soon as its reader is gone.
 
+mod completeness;
 mod filter;
 mod merge;
 mod prune;
 mod service;
 mod window;
 
+pub use completeness::Completeness;
 pub use filter::{Filter, FilterError};
 pub use merge::{DamagedBlocks, QueryStats, Search, run};
 pub use service::{Queries, serve, status, summary};

@@ -1,19 +1,12 @@
 //! One query over gRPC, in bounded chunks.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc};
 
-use shrike_proto::{
-    id::NodeId,
-    ledger::LossReason,
-    wire::{
-        admin::{self, QueryEventsResponse, QuerySummary},
-        event as event_wire,
-    },
-};
+use shrike_proto::wire::admin::{self, QueryEventsResponse, QuerySummary};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
-use super::{Filter, QueryStats, Search, run};
+use super::{Completeness, Filter, QueryStats, Search, run};
 use crate::{
     chain::chain,
     chunk::Chunk,
@@ -77,7 +70,7 @@ pub fn serve(
             Some(events) => send(&sender, events),
             None => ControlFlow::Continue(()),
         })
-        .and_then(|stats| Ok(summary(&*store, &filter, stats)?));
+        .and_then(|stats| summary(&*store, &filter, stats));
         let last = match result {
             Ok(summary) => {
                 if send(&sender, chunk.take()).is_break() {
@@ -104,41 +97,18 @@ pub fn summary(
     filter: &Filter,
     stats: QueryStats,
 ) -> Result<QuerySummary, StoreError> {
-    let mut losses: BTreeMap<NodeId, BTreeMap<LossReason, u64>> = BTreeMap::new();
-    for (stream, mark) in store.watermarks()? {
-        if filter.selects_node(&stream.node) {
-            for (reason, count) in mark.losses() {
-                let total = losses
-                    .entry(stream.node.clone())
-                    .or_default()
-                    .entry(reason)
-                    .or_default();
-                *total = total.saturating_add(count);
-            }
-        }
-    }
+    let completeness = Completeness::of(store, filter)?;
     Ok(QuerySummary {
         matched: stats.matched,
         blocks_read: stats.blocks_read,
         blocks_pruned: stats.blocks_pruned,
-        damaged: (stats.damaged.blocks > 0).then(|| admin::DamagedBlocks {
+        damaged: (stats.damaged.blocks > 0).then_some(admin::DamagedBlocks {
             blocks: stats.damaged.blocks,
             events: stats.damaged.events,
             named: stats.damaged.named,
         }),
-        losses: losses
-            .into_iter()
-            .map(|(node, lost)| admin::NodeLoss {
-                node: node.to_string(),
-                lost: lost
-                    .into_iter()
-                    .map(|(reason, count)| event_wire::LossCount {
-                        reason: event_wire::LossReason::from(reason).into(),
-                        count,
-                    })
-                    .collect(),
-            })
-            .collect(),
+        in_flight: completeness.in_flight,
+        losses: completeness.losses_to_wire(),
     })
 }
 

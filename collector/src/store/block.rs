@@ -90,6 +90,11 @@ pub fn sortable(time_unix_ns: i64) -> [u8; 8] {
     (time_unix_ns.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
 
+/// Decodes such a time.
+pub fn unsortable(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()
+}
+
 impl std::fmt::Display for BlockKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(

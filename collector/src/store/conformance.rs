@@ -239,6 +239,15 @@ fn records_are_sorted_and_kept_apart() {
             [(b"a".to_vec(), b"node".to_vec())]
         );
         assert_eq!(store.records(Collection::Generations).unwrap(), []);
+        let one = |key: &[u8]| store.record(Collection::Policies, key).unwrap();
+        assert_eq!((one(b"b"), one(b"c")), (Some(b"2".to_vec()), None));
+        let between = |from: &[u8], until: &[u8]| -> Vec<Vec<u8>> {
+            let records = store.records_between(Collection::Policies, from, until);
+            records.unwrap().into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(between(b"", b"b"), [b"a"]);
+        assert_eq!(between(b"a", b"c"), [b"a", b"b"]);
+        assert!(between(b"b0", b"z").is_empty());
     });
 }
 

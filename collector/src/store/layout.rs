@@ -8,6 +8,7 @@
 //! "n" node                               node's record     (envelope)
 //! "c" policy name                        policy in force   (envelope)
 //! "g" generation (8, big-endian)         generation        (envelope)
+//! "h" hour (8) epoch (16) node           hour's ledger     (envelope)
 //!
 //! block key = oldest event's Unix ns, sign bit flipped (8, big-endian)
 //!             epoch (16)  first sequence (8, big-endian)  node
@@ -60,6 +61,7 @@ impl Space {
             Self::Record(Collection::Nodes) => b'n',
             Self::Record(Collection::Policies) => b'c',
             Self::Record(Collection::Generations) => b'g',
+            Self::Record(Collection::Hours) => b'h',
         }
     }
 
@@ -79,9 +81,14 @@ pub fn block_key(space: Space, key: &BlockKey) -> Vec<u8> {
 
 /// Returns the key of a watermark.
 pub fn watermark_key(stream: &StreamKey) -> Vec<u8> {
-    let mut rest = stream.epoch.0.to_vec();
-    rest.extend_from_slice(stream.node.as_str().as_bytes());
-    Space::Watermark.key(&rest)
+    Space::Watermark.key(&stream_key(stream))
+}
+
+/// Returns the bytes that stand for a stream in keys.
+pub fn stream_key(stream: &StreamKey) -> Vec<u8> {
+    let mut key = stream.epoch.0.to_vec();
+    key.extend_from_slice(stream.node.as_str().as_bytes());
+    key
 }
 
 /// Reads a watermark's key, without its first byte.

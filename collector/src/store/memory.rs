@@ -107,6 +107,26 @@ impl Store for MemoryStore {
             .collect())
     }
 
+    fn record(&self, collection: Collection, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = (collection, key.to_vec());
+        Ok(self.contents().records.get(&key).cloned())
+    }
+
+    fn records_between(
+        &self,
+        collection: Collection,
+        from: &[u8],
+        until: &[u8],
+    ) -> Result<Vec<Record>, StoreError> {
+        let range = (collection, from.to_vec())..(collection, until.to_vec());
+        Ok(self
+            .contents()
+            .records
+            .range(range)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
+    }
+
     fn size_bytes(&self) -> Result<u64, StoreError> {
         Ok(self
             .contents()

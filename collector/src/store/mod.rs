@@ -15,6 +15,7 @@ pub mod bloom;
 mod conformance;
 pub mod disk;
 pub mod export;
+pub mod hours;
 mod layout;
 pub mod memory;
 pub mod piece;
@@ -41,6 +42,8 @@ pub enum Collection {
     Policies,
     /// What each generation changed, by number.
     Generations,
+    /// What became of what was counted in an hour, by hour and stream.
+    Hours,
 }
 
 /// One small record.
@@ -134,6 +137,24 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`] for an unreadable one.
     fn records(&self, collection: Collection) -> Result<Vec<Record>, StoreError>;
 
+    /// Reads one record; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`] for an unreadable one.
+    fn record(&self, collection: Collection, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Lists the records of a collection whose keys lie in `[from, until)`,
+    /// sorted by key.
+    ///
+    /// # Errors
+    /// [`StoreError`] for an unreadable one.
+    fn records_between(
+        &self,
+        collection: Collection,
+        from: &[u8],
+        until: &[u8],
+    ) -> Result<Vec<Record>, StoreError>;
+
     /// Returns the bytes that the store takes.
     ///
     /// # Errors
@@ -159,6 +180,26 @@ pub struct Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+/// Says that a small record is not of its form.
+fn damaged_record(collection: Collection, key: &[u8], why: &dyn std::error::Error) -> StoreError {
+    StoreError::Damaged(Damage {
+        what: record_name(collection, key),
+        why: why.to_string(),
+    })
+}
+
+fn record_name(collection: Collection, key: &[u8]) -> String {
+    match collection {
+        Collection::Nodes => format!("record of node {}", String::from_utf8_lossy(key)),
+        Collection::Policies => format!("record of policy {}", String::from_utf8_lossy(key)),
+        Collection::Generations => match <[u8; 8]>::try_from(key) {
+            Ok(number) => format!("record of generation {}", u64::from_be_bytes(number)),
+            Err(_) => "record of a generation".to_owned(),
+        },
+        Collection::Hours => "ledger of an hour".to_owned(),
     }
 }
 

@@ -6,11 +6,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use shrike_proto::ledger::Hour;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Order, Store, StoreError,
+    Order, RecordChange, Store, StoreError,
     block::BlockKey,
+    hours,
     stream::StreamKey,
     writer::{State, Writer},
 };
@@ -66,7 +68,11 @@ async fn round(
             tokio::task::spawn_blocking(move || choose(&*store, retention, bytes, now_unix_ns()))
                 .await??;
         if chosen.blocks.is_empty() && chosen.streams.is_empty() {
-            return Ok(());
+            return if chosen.hours.is_empty() {
+                Ok(())
+            } else {
+                Ok(writer.records(chosen.hours).await?)
+            };
         }
         let events: u64 = chosen.blocks.iter().map(|(_, events, _)| events).sum();
         tracing::info!(blocks = chosen.blocks.len(), events, "retention removes");
@@ -81,7 +87,14 @@ pub struct Chosen {
     pub blocks: Vec<(BlockKey, u64, u64)>,
     /// Streams that are over.
     pub streams: Vec<StreamKey>,
+    /// Ledgers of hours that are over, to be removed; chosen when there is
+    /// nothing else.
+    pub hours: Vec<RecordChange>,
 }
+
+/// Hours whose ledgers are kept where events are kept whatever their age: more
+/// than a year.
+const HOURS_KEPT: i64 = 400 * 24;
 
 /// Chooses at most one commit's worth.
 ///
@@ -114,6 +127,12 @@ pub fn choose(
     }
     if chosen.blocks.is_empty() {
         chosen.streams = streams_over(store, cutoff)?;
+        let hours = match retention.days {
+            0 => HOURS_KEPT,
+            days => i64::from(days) * 24,
+        };
+        let before = Hour(Hour::of(now_unix_ns).0.saturating_sub(hours));
+        chosen.hours = hours::removals(store, before, REMOVED_AT_ONCE)?;
     }
     Ok(chosen)
 }

@@ -30,11 +30,12 @@ use std::{
 use super::{
     Collection, Commit, Damage, Footers, Order, Record, Store, StoreError,
     block::{BLOCK_BYTES_MAX, BlockKey, Footer, sortable},
+    damaged_record,
     layout::{
         FORMAT, FORMAT_KEY, Space, block_key, pack_payload, parse_watermark_key, unpack_payload,
         watermark_key,
     },
-    record,
+    record, record_name,
     stream::{StreamKey, Watermark},
     verify::{Balance, Verification},
 };
@@ -236,12 +237,30 @@ impl Store for SledStore {
         self.handle()?
             .db
             .scan_prefix([Space::Record(collection).prefix()])
-            .map(|entry| {
-                let (key, value) = entry.map_err(|source| backend("read a record", source))?;
-                let body = record::open(&key, &value)
-                    .map_err(|error| damaged(record_name(collection, &key[1..]), error))?;
-                Ok((key[1..].to_vec(), body.to_vec()))
-            })
+            .map(|entry| opened(collection, entry))
+            .collect()
+    }
+
+    fn record(&self, collection: Collection, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = Space::Record(collection).key(key);
+        let value = self.handle()?.db.get(&key);
+        value
+            .map_err(|source| backend("read a record", source))?
+            .map(|value| opened(collection, Ok((key.into(), value))).map(|(_, body)| body))
+            .transpose()
+    }
+
+    fn records_between(
+        &self,
+        collection: Collection,
+        from: &[u8],
+        until: &[u8],
+    ) -> Result<Vec<Record>, StoreError> {
+        let space = Space::Record(collection);
+        self.handle()?
+            .db
+            .range(space.key(from)..space.key(until))
+            .map(|entry| opened(collection, entry))
             .collect()
     }
 
@@ -487,15 +506,15 @@ fn decode_watermark(key: &[u8], value: &[u8]) -> Result<(StreamKey, Watermark), 
     Ok((stream, mark))
 }
 
-fn record_name(collection: Collection, key: &[u8]) -> String {
-    match collection {
-        Collection::Nodes => format!("record of node {}", String::from_utf8_lossy(key)),
-        Collection::Policies => format!("record of policy {}", String::from_utf8_lossy(key)),
-        Collection::Generations => match <[u8; 8]>::try_from(key) {
-            Ok(number) => format!("record of generation {}", u64::from_be_bytes(number)),
-            Err(_) => "record of a generation".to_owned(),
-        },
-    }
+/// Takes a record out of its envelope.
+fn opened(
+    collection: Collection,
+    entry: sled::Result<(sled::IVec, sled::IVec)>,
+) -> Result<Record, StoreError> {
+    let (key, value) = entry.map_err(|source| backend("read a record", source))?;
+    let body = record::open(&key, &value)
+        .map_err(|error| damaged_record(collection, &key[1..], &error))?;
+    Ok((key[1..].to_vec(), body.to_vec()))
 }
 
 fn damaged(what: impl ToString, why: impl ToString) -> StoreError {

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use prost::Message;
 use shrike_proto::{
     id::{Epoch, NodeId, SequenceNumber},
-    ledger::{Ledger, LossReason},
+    ledger::{Ledger, LossReason, losses_from_wire, losses_to_wire},
     wire::{event as event_wire, ingest},
 };
+
+use super::hours::{OpenHours, OpenHoursRecord};
 
 /// Lost ranges kept by position for each stream: what `nodes show` lists. The
 /// counts by reason are complete whatever the number of ranges.
@@ -67,6 +69,8 @@ pub struct Watermark {
     pub lost_ranges: VecDeque<LostRange>,
     /// The agent's ledger as it last came.
     pub ledger: Option<Ledger>,
+    /// What was counted in hours that may change still.
+    pub hours: OpenHours,
     /// First and last commit of the stream by the collector's clock.
     pub opened_unix_ns: i64,
     /// See `opened_unix_ns`.
@@ -74,8 +78,15 @@ pub struct Watermark {
 }
 
 impl Watermark {
+    /// Takes the agent's ledger into account.
+    pub fn take_ledger(&mut self, mut ledger: Ledger) {
+        self.hours.take_in(&std::mem::take(&mut ledger.hours));
+        self.ledger = Some(ledger);
+    }
+
     /// Takes a lost range into account.
     pub fn add_lost(&mut self, range: LostRange) {
+        self.hours.lose(&range);
         let lost = self.lost.entry(range.reason).or_default();
         *lost = lost.saturating_add(range.count);
         match self.lost_ranges.back_mut() {
@@ -109,20 +120,14 @@ impl Watermark {
             durable: self.durable.0,
             stored: self.stored,
             removed: self.removed,
-            lost: self
-                .lost
-                .iter()
-                .map(|(reason, count)| event_wire::LossCount {
-                    reason: event_wire::LossReason::from(*reason).into(),
-                    count: *count,
-                })
-                .collect(),
+            lost: losses_to_wire(self.lost.clone()),
             lost_ranges: self
                 .lost_ranges
                 .iter()
                 .map(|range| (*range).into())
                 .collect(),
             ledger: self.ledger.clone().map(Into::into),
+            hours: Some(self.hours.to_disk()),
             opened_unix_ns: self.opened_unix_ns,
             committed_unix_ns: self.committed_unix_ns,
         }
@@ -139,11 +144,7 @@ impl Watermark {
             durable: SequenceNumber(record.durable),
             stored: record.stored,
             removed: record.removed,
-            lost: record
-                .lost
-                .iter()
-                .filter_map(|loss| Some((LossReason::from_wire(loss.reason)?, loss.count)))
-                .collect(),
+            lost: losses_from_wire(record.lost),
             lost_ranges: record
                 .lost_ranges
                 .iter()
@@ -156,6 +157,7 @@ impl Watermark {
                 })
                 .collect(),
             ledger: record.ledger.map(Into::into),
+            hours: record.hours.map(OpenHours::from_disk).unwrap_or_default(),
             opened_unix_ns: record.opened_unix_ns,
             committed_unix_ns: record.committed_unix_ns,
         })
@@ -181,6 +183,8 @@ struct WatermarkRecord {
     opened_unix_ns: i64,
     #[prost(int64, tag = "8")]
     committed_unix_ns: i64,
+    #[prost(message, optional, tag = "9")]
+    hours: Option<OpenHoursRecord>,
 }
 
 #[cfg(test)]

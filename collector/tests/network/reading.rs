@@ -2,10 +2,11 @@
 
 use shrike_proto::wire::{
     admin::{
-        EventFilter, Kind, ListNodesRequest, Order, QueryEventsRequest, TailEventsRequest,
-        event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
+        EventFilter, Kind, ListHoursRequest, ListNodesRequest, NodeHour, Order, QueryEventsRequest,
+        TailEventsRequest, event_service_client::EventServiceClient,
+        node_service_client::NodeServiceClient,
     },
-    event::{Ledger, LossCount, LossReason},
+    event::{HourMark, Ledger, LossCount, LossReason},
     ingest::LostRange,
 };
 use tokio::time::timeout;
@@ -322,6 +323,112 @@ async fn nodes_show_what_was_stored_and_lost() {
         .unwrap();
     let total: u64 = summary.losses[0].lost.iter().map(|loss| loss.count).sum();
     assert_eq!(total, 17);
+}
+
+/// What an agent says: at the end of hour 1,000 it had numbered 30 events and
+/// lost 5 in the ring, and in hour 1,001 it lost nothing so far.
+fn ledger_of_two_hours() -> Ledger {
+    let ring_full = vec![LossCount {
+        reason: LossReason::KernelRingFull.into(),
+        count: 5,
+    }];
+    let mark = |number, hour, seen, sequenced| HourMark {
+        hour,
+        number,
+        seen,
+        filtered: 2,
+        lost: ring_full.clone(),
+        sequenced,
+    };
+    Ledger {
+        seen: 59,
+        filtered: 2,
+        lost: ring_full.clone(),
+        sequenced: 52,
+        hours: vec![mark(1, 1_000, 37, 30), mark(2, 1_001, 59, 52)],
+        ..Ledger::default()
+    }
+}
+
+async fn hours(site: &Site, since: i64, until: i64) -> Vec<NodeHour> {
+    let mut stream = NodeServiceClient::new(channel(site.address(), &site.admin))
+        .list_hours(ListHoursRequest {
+            nodes: vec!["node-a".to_owned()],
+            since_unix_ns: since,
+            until_unix_ns: until,
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    let mut hours = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        hours.extend(message.hours);
+    }
+    hours
+}
+
+#[tokio::test]
+async fn each_hour_says_what_became_of_what_was_counted_in_it() {
+    const HOUR_NS: i64 = 3_600_000_000_000;
+    let mut site = Site::start();
+    let mut session = site.session().await;
+    let mut batch = sealed(11, 40);
+    batch.lost = vec![LostRange {
+        first_sequence: 1,
+        count: 10,
+        reason: LossReason::AgentSpoolFull.into(),
+    }];
+    batch.ledger = Some(ledger_of_two_hours());
+    session.send_batch(batch).await;
+    assert_eq!(session.ack().await, 50);
+    // Told again: nothing counts twice.
+    let mut batch = sealed(51, 0);
+    batch.ledger = Some(ledger_of_two_hours());
+    session.send_batch(batch).await;
+    assert_eq!(session.ack().await, 50);
+    site.restart();
+
+    let found = hours(&site, 0, 0).await;
+    let [first, second] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!((first.hour, first.seen, first.filtered), (1_000, 37, 2));
+    assert_eq!(
+        (first.sequenced, first.stored, first.in_flight),
+        (30, 20, 0)
+    );
+    let lost: u64 = first.lost.iter().map(|loss| loss.count).sum();
+    assert_eq!((first.lost.len(), lost), (2, 15));
+    assert_eq!((second.hour, second.seen, second.filtered), (1_001, 22, 0));
+    assert_eq!(
+        (second.sequenced, second.stored, second.in_flight),
+        (22, 20, 2)
+    );
+    assert_eq!(second.lost, []);
+    assert_eq!(second.unaccounted, 0);
+    let only = hours(&site, 1_001 * HOUR_NS, 1_001 * HOUR_NS + 1).await;
+    assert_eq!(only.len(), 1);
+
+    // A query answers for its own range.
+    let check = async |since_unix_ns, until_unix_ns, losses: u64, in_flight| {
+        let filter = EventFilter {
+            since_unix_ns,
+            until_unix_ns,
+            ..EventFilter::default()
+        };
+        let request = QueryEventsRequest {
+            filter: Some(filter),
+            ..QueryEventsRequest::default()
+        };
+        let (_, summary) = query(site.address(), &site.admin, request).await.unwrap();
+        let lost = summary.losses.iter().flat_map(|node| &node.lost);
+        assert_eq!(lost.map(|loss| loss.count).sum::<u64>(), losses);
+        assert_eq!(summary.in_flight, in_flight);
+    };
+    check(0, 0, 15, 2).await;
+    check(1_001 * HOUR_NS, 0, 0, 2).await;
+    check(1_000 * HOUR_NS + 5, 1_001 * HOUR_NS, 15, 0).await;
+    check(1, 1_000 * HOUR_NS, 0, 0).await;
 }
 
 #[tokio::test]

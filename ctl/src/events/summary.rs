@@ -89,6 +89,9 @@ impl Summary {
             (Some(_), Some(limit)) if self.printed >= limit => {
                 "the limit was reached, there may be more"
             }
+            (Some(query), _) if query.in_flight > 0 => {
+                return Some(format!("complete but for {} on their way", query.in_flight));
+            }
             (Some(_), _) => "complete",
         };
         Some(text.to_owned())
@@ -149,6 +152,7 @@ mod tests {
                 blocks_pruned: 4,
                 damaged: None,
                 losses: Vec::new(),
+                in_flight: 0,
             },
             None,
         );
@@ -156,6 +160,12 @@ mod tests {
             &summary,
             "2 events · complete · 3 blocks read, 4 skipped by their footers",
         );
+        summary.query.as_mut().unwrap().in_flight = 5;
+        check(
+            &summary,
+            "2 events · complete but for 5 on their way · 3 blocks read, 4 skipped by their footers",
+        );
+        summary.query.as_mut().unwrap().in_flight = 0;
         summary.limit = Some(2);
         check(
             &summary,

@@ -26,6 +26,10 @@ pub const CLAIMS: &[Claim] = &[
         "a_killed_agent_keeps_what_no_collector_has_taken_yet",
         killed_without_a_collector,
     ),
+    Claim(
+        "each_hour_of_the_ledger_adds_up_also_when_the_clock_is_set",
+        hours_add_up,
+    ),
 ];
 
 const FILES: usize = 300;
@@ -192,4 +196,67 @@ fn killed_without_a_collector(fixture: &mut Fixture) -> Result<()> {
     fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
     each_once(fixture, "claim-alone")?;
     fixture.fleet.settle(ARRIVAL_TIMEOUT)
+}
+
+fn hours_add_up(fixture: &mut Fixture) -> Result<()> {
+    /// Long enough for a ledger to be told.
+    const TOLD: std::time::Duration = std::time::Duration::from_secs(3);
+    touch(fixture, "claim-hours", 0..100)?;
+    std::thread::sleep(TOLD);
+    for (set, numbers) in [("+2 hours", 100..200), ("-2 hours", 200..FILES)] {
+        for node in &fixture.fleet.nodes {
+            node.machine.shell(&format!("date --set '{set}'"))?;
+        }
+        touch(fixture, "claim-hours", numbers)?;
+        std::thread::sleep(TOLD);
+    }
+    each_once(fixture, "claim-hours")?;
+    fixture.fleet.settle(ARRIVAL_TIMEOUT)?;
+    let ctl = &fixture.fleet.ctl;
+    for node in &fixture.fleet.nodes {
+        let name = node.name();
+        let hours = ctl.insist(&["ledger", "--node", name, "--since", "9d", "-o", "json"])?;
+        let hours: Vec<Value> = hours
+            .stdout
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
+        let shown = ctl.insist(&["nodes", "show", name, "-o", "json"])?;
+        let shown: Value = serde_json::from_str(&shown.stdout)?;
+        let ours: Vec<&Value> = hours
+            .iter()
+            .filter(|hour| hour["epoch"] == shown["epoch"])
+            .collect();
+        let sum =
+            |field: &str| -> u64 { ours.iter().filter_map(|hour| hour[field].as_u64()).sum() };
+        for field in ["seen", "filtered", "sequenced"] {
+            ensure!(
+                Some(sum(field)) == shown["ledger"][field].as_u64(),
+                "{name}: {field} of {ours:?}, and in all {}",
+                shown["ledger"]
+            );
+        }
+        ensure!(
+            Some(sum("stored")) == shown["stored"].as_u64() && sum("in_flight") == 0,
+            "{name}: {ours:?}, and in all {shown}"
+        );
+        let with_events = ours
+            .iter()
+            .filter(|hour| hour["stored"].as_u64() > Some(100));
+        ensure!(
+            with_events.count() >= 2
+                && ours
+                    .iter()
+                    .all(|hour| hour["unaccounted"].as_i64() >= Some(0)),
+            "{name}: {ours:?}"
+        );
+    }
+    let said = ctl.insist(&["ledger", "--since", "1h"])?;
+    ensure!(
+        said.stdout.starts_with("HOUR (UTC)") && said.stderr.contains("hour"),
+        "{}{}",
+        said.stdout,
+        said.stderr
+    );
+    Ok(())
 }

@@ -5,7 +5,7 @@ use shrike_proto::{
     batch,
     event::{Event, Fact, Open, Process},
     id::Generation,
-    ledger::LossReason,
+    ledger::{Hour, LossReason},
 };
 
 use super::*;
@@ -254,6 +254,37 @@ fn changed_ledger_goes_out_alone_once_a_second() {
     assert_eq!(batch.count, 0);
     assert_eq!(batch.ledger.as_ref().unwrap().seen, 7);
     assert_eq!(session.advance(due), []);
+}
+
+#[test]
+fn an_hour_is_told_when_it_ended_and_everything_sent_is_acknowledged() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let (attempt, _) = streaming(&mut session, 0, now);
+    let mut ledger = Ledger::default();
+    let mut tell = |session: &mut Session, hour, now| {
+        ledger.seen += 1;
+        ledger.note_hour(Hour(hour));
+        session.set_ledger(ledger.clone());
+        assert_eq!(session.advance(now).len(), 1);
+    };
+    session.handle_ack(attempt, &ack(0), now);
+    let later = |seconds| now + Duration::from_secs(seconds);
+    tell(&mut session, 7, later(1));
+    session.handle_ack(attempt, &ack(0), later(1));
+    assert_eq!(session.hours_told(), 0, "it has not ended");
+    tell(&mut session, 8, later(2));
+    assert_eq!(session.hours_told(), 0, "it is under way");
+    session.handle_ack(attempt, &ack(0), later(2));
+    assert_eq!(session.hours_told(), 1);
+    // Sent, and nobody knows whether it arrived.
+    tell(&mut session, 9, later(3));
+    session.handle_closed(attempt, "gone", later(3));
+    let (attempt, _, _) = opened(&mut session, later(60));
+    session.handle_welcome(attempt, &welcome(0, 8), later(60));
+    assert_eq!(session.hours_told(), 1);
+    session.handle_ack(attempt, &ack(0), later(60));
+    assert_eq!(session.hours_told(), 2);
 }
 
 #[test]

@@ -62,6 +62,19 @@ impl Store for Testing {
         self.inner.records(collection)
     }
 
+    fn record(&self, collection: Collection, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.record(collection, key)
+    }
+
+    fn records_between(
+        &self,
+        collection: Collection,
+        from: &[u8],
+        until: &[u8],
+    ) -> Result<Vec<Record>, StoreError> {
+        self.inner.records_between(collection, from, until)
+    }
+
     fn size_bytes(&self) -> Result<u64, StoreError> {
         self.inner.size_bytes()
     }

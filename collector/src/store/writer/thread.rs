@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use shrike_proto::ledger::Ledger;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
@@ -21,6 +22,7 @@ use crate::{
     store::{
         Commit, Store, StoreError,
         disk::{Disk, Room},
+        hours::ClosedHours,
         piece::{self, Piece},
         stream::{StreamKey, Watermark},
     },
@@ -68,6 +70,7 @@ struct Gathered {
     marks: BTreeMap<StreamKey, Watermark>,
     pieces: BTreeMap<StreamKey, Vec<Piece>>,
     waiting: Vec<Waiting>,
+    hours: ClosedHours,
     removed_bytes: u64,
     bytes: usize,
 }
@@ -174,13 +177,16 @@ impl WriterThread {
         }
         mark.durable = append.next;
         mark.committed_unix_ns = now;
+        if let Some(ledger) = append.ledger.take() {
+            take_ledger(&append.stream, mark, ledger);
+        }
         append.lost.iter().for_each(|range| mark.add_lost(*range));
         for piece in &append.pieces {
             mark.stored += u64::from(piece.summary.count);
         }
-        if append.ledger.is_some() {
-            mark.ledger.clone_from(&append.ledger);
-        }
+        gathered
+            .hours
+            .add(&append.stream, mark.hours.close(mark.durable));
         gathered.bytes += append
             .pieces
             .iter()
@@ -223,13 +229,13 @@ impl WriterThread {
             .iter()
             .map(|(stream, mark)| (stream.clone(), mark.clone()))
             .collect();
-        match self.commit(&gathered) {
+        match self.commit(&mut gathered) {
             Ok(()) => self.settle(gathered),
             Err(state) => refuse(gathered, &state),
         }
     }
 
-    fn commit(&mut self, gathered: &Gathered) -> Result<(), State> {
+    fn commit(&mut self, gathered: &mut Gathered) -> Result<(), State> {
         let state = self.state.borrow().clone();
         match state {
             State::Healthy if gathered.commit.is_empty() => return Ok(()),
@@ -256,8 +262,13 @@ impl WriterThread {
                 self.enter(State::Healthy);
             }
         }
-        self.store
-            .commit(&gathered.commit)
+        gathered
+            .hours
+            .changes(&*self.store)
+            .and_then(|hours| {
+                gathered.commit.records.extend(hours);
+                self.store.commit(&gathered.commit)
+            })
             .map_err(|error| self.enter(State::Failed(chain(&error))))
     }
 
@@ -336,6 +347,22 @@ impl WriterThread {
                 }
             }
         }
+    }
+}
+
+/// Takes in what an agent says of itself, and says loudly when that cannot be:
+/// it numbered more events than there were.
+fn take_ledger(stream: &StreamKey, mark: &mut Watermark, ledger: Ledger) {
+    let was_sound = mark.hours.unaccounted() >= 0;
+    mark.take_ledger(ledger);
+    let unaccounted = mark.hours.unaccounted();
+    if was_sound && unaccounted < 0 {
+        tracing::error!(
+            node = %stream.node,
+            epoch = %stream.epoch,
+            events = unaccounted.unsigned_abs(),
+            "the node's ledger does not balance: more events have a number than its hooks have seen"
+        );
     }
 }
 
