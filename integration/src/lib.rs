@@ -15,6 +15,8 @@ mod offspring;
 pub mod outside;
 pub mod progress;
 pub mod proof;
+pub mod random;
 pub mod setup;
+pub mod soak;
 pub mod verifier;
 pub mod vm;

@@ -17,6 +17,7 @@ mod job;
 mod qemu;
 mod tar;
 pub mod wire;
+mod write_log;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -35,6 +36,7 @@ pub use accel::Accel;
 pub use job::{Finished, Job};
 pub use tar::Placed;
 pub use wire::Outcome;
+pub use write_log::WriteLog;
 
 use crate::layout::Layout;
 use crate::setup::{Kernel, Userland};
@@ -73,6 +75,12 @@ pub struct Spec {
     pub memory_mib: u32,
     /// How time passes in it.
     pub clock: Clock,
+    /// An empty disk of so many bytes, `/dev/vdc`, whose every write is kept in
+    /// its order: see [`WriteLog`].
+    pub logged_disk_bytes: Option<u64>,
+    /// Images of disks, the first one is `/dev/vdc`. What is written to them is
+    /// forgotten with the machine.
+    pub images: Vec<PathBuf>,
 }
 
 /// How time passes in a machine.
@@ -95,6 +103,8 @@ impl Spec {
             files: Vec::new(),
             memory_mib: 1024,
             clock: Clock::Wall,
+            logged_disk_bytes: None,
+            images: Vec::new(),
         }
     }
 
@@ -157,6 +167,13 @@ impl Machine {
         tar::write(&files, &mut out)?;
         drop(out);
 
+        if let Some(bytes) = spec.logged_disk_bytes {
+            for (name, bytes) in [(qemu::LOGGED_DISK, bytes), (qemu::WRITE_LOG, 0)] {
+                let file = fs::File::create(folder.path().join(name));
+                file.and_then(|file| file.set_len(bytes))
+                    .context("cannot create the machine's disk")?;
+            }
+        }
         let command = qemu::command(layout, &spec, accel, folder.path())?;
         let mut qemu = offspring::spawn(command)?;
 
@@ -251,6 +268,26 @@ impl Machine {
     /// From the start of QEMU to the runner's first word.
     pub fn boot_time(&self) -> Duration {
         self.boot_time
+    }
+
+    /// How many bytes the log of its logged disk has: every write and flush that
+    /// the machine was told of lies before.
+    ///
+    /// # Errors
+    /// When it has no such disk.
+    pub fn write_log_bytes(&self) -> Result<u64> {
+        let log = self.folder.path().join(qemu::WRITE_LOG);
+        Ok(fs::metadata(log).context("no disk is logged")?.len())
+    }
+
+    /// Cuts the machine's power, and returns everything that its logged disk was
+    /// told.
+    ///
+    /// # Errors
+    /// When it has no such disk, or the log cannot be read.
+    pub fn cut_power(mut self) -> Result<WriteLog> {
+        stop(&mut self.qemu);
+        WriteLog::read(&self.folder.path().join(qemu::WRITE_LOG))
     }
 
     /// A command in this machine, to be run or spawned.

@@ -12,6 +12,10 @@ use crate::{offspring, outside};
 /// The runner's end of the virtio-serial port, in the machine's folder.
 pub(super) const SOCKET: &str = "runner";
 
+/// The disk whose writes are logged, and their log, in the machine's folder.
+pub(super) const LOGGED_DISK: &str = "logged";
+pub(super) const WRITE_LOG: &str = "writes";
+
 /// What the kernel prints, in the machine's folder.
 pub(super) const CONSOLE: &str = "console";
 
@@ -63,6 +67,13 @@ pub(super) fn command(
     ]);
     disk(&mut command, "root", &quoted(&userland), "snapshot=on");
     disk(&mut command, "files", &in_folder("files"), "readonly=on");
+    if spec.logged_disk_bytes.is_some() {
+        logged_disk(&mut command, &in_folder(LOGGED_DISK), &in_folder(WRITE_LOG));
+    }
+    for (number, image) in spec.images.iter().enumerate() {
+        let id = format!("image{number}");
+        disk(&mut command, &id, &quoted(image), "snapshot=on");
+    }
     // No romfile: the network boot ROMs are a package of their own.
     command.args(["-netdev", "user,id=net"]);
     command.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
@@ -95,6 +106,23 @@ fn disk(command: &mut Command, id: &str, file: &str, option: &str) {
         &format!("file={file},format=raw,if=none,id={id},cache=unsafe,{option}"),
         "-device",
         &format!("virtio-blk-pci,drive={id}"),
+    ]);
+}
+
+/// A disk that QEMU's blklogwrites driver listens to. What is flushed goes no
+/// farther than the log: this machine's own power is not at stake.
+fn logged_disk(command: &mut Command, disk: &str, log: &str) {
+    for (name, file) in [("logged-file", disk), ("logged-log", log)] {
+        command.args([
+            "-blockdev",
+            &format!("driver=file,node-name={name},filename={file},cache.no-flush=on"),
+        ]);
+    }
+    command.args([
+        "-blockdev",
+        "driver=blklogwrites,node-name=logged,file=logged-file,log=logged-log",
+        "-device",
+        "virtio-blk-pci,drive=logged",
     ]);
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use shrike_integration::random::Random;
+use shrike_integration::soak;
 
 use super::Claim;
-use super::fixture::{
-    ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, lost_nothing_since, wait_until_said,
-};
+use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, wait_until_said};
 
 pub const CLAIMS: &[Claim] = &[
     Claim("a_stopped_and_restarted_collector_loses_nothing", stopped),
@@ -30,7 +30,17 @@ pub const CLAIMS: &[Claim] = &[
         "each_hour_of_the_ledger_adds_up_also_when_the_clock_is_set",
         hours_add_up,
     ),
+    Claim(
+        "rounds_of_random_faults_lose_and_double_nothing",
+        random_faults,
+    ),
 ];
+
+/// `cargo xtask soak` plays more of them.
+const ROUNDS: usize = 3;
+
+/// From one seed the same faults.
+const SEED: u64 = 4;
 
 const FILES: usize = 300;
 
@@ -170,7 +180,7 @@ fn killed_in_a_burst(fixture: &mut Fixture) -> Result<()> {
     each_once(fixture, "claim-burst")?;
     fixture.fleet.settle(ARRIVAL_TIMEOUT)?;
     for row in fixture.fleet.ctl.nodes()? {
-        lost_nothing_since(&balance, &row)?;
+        row.lost_nothing_since(&balance)?;
     }
     Ok(())
 }
@@ -212,44 +222,18 @@ fn hours_add_up(fixture: &mut Fixture) -> Result<()> {
     }
     each_once(fixture, "claim-hours")?;
     fixture.fleet.settle(ARRIVAL_TIMEOUT)?;
+    soak::hours_add_up(&fixture.fleet)?;
     let ctl = &fixture.fleet.ctl;
     for node in &fixture.fleet.nodes {
-        let name = node.name();
-        let hours = ctl.insist(&["ledger", "--node", name, "--since", "9d", "-o", "json"])?;
-        let hours: Vec<Value> = hours
-            .stdout
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<_, _>>()?;
-        let shown = ctl.insist(&["nodes", "show", name, "-o", "json"])?;
-        let shown: Value = serde_json::from_str(&shown.stdout)?;
-        let ours: Vec<&Value> = hours
-            .iter()
-            .filter(|hour| hour["epoch"] == shown["epoch"])
-            .collect();
-        let sum =
-            |field: &str| -> u64 { ours.iter().filter_map(|hour| hour[field].as_u64()).sum() };
-        for field in ["seen", "filtered", "sequenced"] {
-            ensure!(
-                Some(sum(field)) == shown["ledger"][field].as_u64(),
-                "{name}: {field} of {ours:?}, and in all {}",
-                shown["ledger"]
-            );
+        let hours = ctl.insist(&["ledger", "--node", node.name(), "-o", "json"])?;
+        let mut with_events = BTreeSet::new();
+        for line in hours.stdout.lines() {
+            let hour: Value = serde_json::from_str(line)?;
+            if hour["stored"].as_u64() >= Some(100) {
+                with_events.insert(hour["hour"].to_string());
+            }
         }
-        ensure!(
-            Some(sum("stored")) == shown["stored"].as_u64() && sum("in_flight") == 0,
-            "{name}: {ours:?}, and in all {shown}"
-        );
-        let with_events = ours
-            .iter()
-            .filter(|hour| hour["stored"].as_u64() > Some(100));
-        ensure!(
-            with_events.count() >= 2
-                && ours
-                    .iter()
-                    .all(|hour| hour["unaccounted"].as_i64() >= Some(0)),
-            "{name}: {ours:?}"
-        );
+        ensure!(with_events.len() >= 2, "{}", hours.stdout);
     }
     let said = ctl.insist(&["ledger", "--since", "1h"])?;
     ensure!(
@@ -258,5 +242,19 @@ fn hours_add_up(fixture: &mut Fixture) -> Result<()> {
         said.stdout,
         said.stderr
     );
+    Ok(())
+}
+
+fn random_faults(fixture: &mut Fixture) -> Result<()> {
+    let mut random = Random::new(SEED);
+    for number in 1..=ROUNDS {
+        soak::round(
+            &mut fixture.fleet,
+            &mut random,
+            &format!("claim-round-{number}"),
+            &mut |fault| eprintln!("round {number} of seed {SEED}: {fault}"),
+        )
+        .with_context(|| format!("round {number} of seed {SEED}"))?;
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use shrike_integration::build::Binaries;
-use shrike_integration::fleet::{Fleet, Node, NodeRow, Ran, poll};
+use shrike_integration::fleet::{Fleet, Node, Ran, poll};
 use shrike_integration::layout::Layout;
 use shrike_integration::vm::{Job, Machine, Outcome};
 
@@ -180,21 +180,6 @@ pub fn wait_until_said(node: &Node, what: &str) -> Result<()> {
         Ok(node.agent_said().contains(what).then_some(()))
     })
     .with_context(|| format!("{} does not say {what:?}", node.name()))
-}
-
-/// Insists that everything that a node's hooks saw since then is stored or was
-/// left out: its epoch goes on over its agents, and so do the counts.
-pub fn lost_nothing_since(before: &[NodeRow], now: &NodeRow) -> Result<()> {
-    let before = before.iter().find(|row| row.name == now.name);
-    let before = before.context("the node was in the list")?;
-    let is_balanced =
-        now.seen - before.seen == (now.filtered - before.filtered) + (now.stored - before.stored);
-    ensure!(
-        is_balanced && (now.lost, now.lost_by_agent) == (before.lost, before.lost_by_agent),
-        "{}: the ledger does not add up: {now:?} after {before:?}",
-        now.name
-    );
-    Ok(())
 }
 
 /// Runs a program on a machine and insists on how it ends.

@@ -17,6 +17,7 @@ mod images;
 mod load;
 mod pins;
 mod policy;
+mod power;
 mod proof;
 mod receipts;
 mod rings;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         telemetry::CLAIMS,
         identity::CLAIMS,
         durability::CLAIMS,
+        power::CLAIMS,
         load::CLAIMS,
         alone::CLAIMS,
         rings::CLAIMS,

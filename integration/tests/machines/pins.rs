@@ -8,9 +8,7 @@ use shrike_integration::fleet::{NodeRow, poll};
 use shrike_integration::vm::{Machine, Outcome};
 
 use super::Claim;
-use super::fixture::{
-    ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist, lost_nothing_since, wait_until_said,
-};
+use super::fixture::{ARRIVAL_TIMEOUT, Fixture, RECONNECT_TIMEOUT, insist, wait_until_said};
 
 pub const CLAIMS: &[Claim] = &[
     Claim(
@@ -71,7 +69,7 @@ fn killed(fixture: &mut Fixture) -> Result<()> {
     for (name, before) in NODES.iter().zip(before) {
         wait_for_verdicts(fixture, name, "netcat", before + 5)
             .context("one before, three without an agent, one with the next")?;
-        lost_nothing_since(&balance, &row(fixture, name)?)?;
+        row(fixture, name)?.lost_nothing_since(&balance)?;
         let said = fixture.fleet.node(name).agent_said();
         ensure!(
             said.contains("goes on with the policy kept here") && !said.contains("ERROR"),

@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, demo, tests and benchmarks on a fresh machine.
 
 mod proof;
+mod soak;
 mod test;
 mod verifier;
 mod vm;
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Attempts everything that a policy forbids; writes PROOF.md.
     Proof(proof::Proof),
+    /// Faults at random moments on a working fleet, round after round.
+    Soak(soak::Soak),
     /// Every test, real kernels included.
     Test(test::Test),
     /// What the verifier looks at, beside its budget.
@@ -115,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Proof(proof) => proof.run(&layout),
+        Command::Soak(soak) => soak.run(&layout),
         Command::Test(test) => test.run(&layout),
         Command::Verifier(verifier) => verifier.run(&layout),
         Command::Vm(vm) => vm.run(&layout),

@@ -22,7 +22,7 @@ use shrike_integration::proof::fuzz::Opened;
 use super::attempts::own_mounts;
 use super::call::{Call, Entry, text};
 use super::child;
-use super::random::Random;
+use shrike_integration::random::Random;
 
 /// Where the trees are.
 const ROOT: &str = "/srv/fuzz";

@@ -14,7 +14,6 @@ mod attempts;
 mod call;
 mod child;
 mod fuzz;
-mod random;
 mod ring;
 mod scene;
 mod stage;
