@@ -51,8 +51,9 @@ use crate::{
         Store, StoreError,
         disk::Disk,
         export::{self, ExportError},
-        retention::{self, Retention},
+        retention::Retention,
         sled::Existing,
+        upkeep,
         verify::Verification,
         writer::Writer,
     },
@@ -226,7 +227,10 @@ impl Collector {
         let tasks = TaskTracker::new();
         let fleet_stop = CancellationToken::new();
         let (fleet, fleet_task) = fleet::start(nodes, book, writer.clone(), fleet_stop.clone());
-        tasks.spawn(retention::run(
+        for minute in &verification.loose {
+            writer.loose().found(*minute);
+        }
+        tasks.spawn(upkeep::run(
             Arc::clone(&store),
             writer.clone(),
             Retention {

@@ -9,10 +9,15 @@
 //! that waits nor from one that was not listed yet. "Earlier" is in the
 //! direction of the query. Towards the past, blocks are listed by their
 //! oldest event, so an unlisted one may reach a block's span further.
+//!
+//! Blocks are merged meanwhile. Before each page of footers and each payload
+//! the query hears which: a block that it has listed and not yet read gives
+//! way to the one that holds its events, and events that it has had already
+//! are left out of what it reads later.
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::BinaryHeap,
+    collections::{BTreeSet, BinaryHeap, VecDeque},
     ops::ControlFlow,
 };
 
@@ -23,7 +28,11 @@ use crate::{
     chain::chain,
     store::{
         Damage, Order, Store, StoreError,
-        block::{self, BLOCK_SPAN_NS_MAX, BlockKey, Footer},
+        block::{self, BLOCK_SPAN_NS_MAX, BlockKey, Footer, Run},
+        covered::Covered,
+        listing::Listing,
+        stream::StreamKey,
+        succession::{Look, Replaced, Ticket},
     },
 };
 
@@ -112,29 +121,16 @@ pub fn run(
     mut emit: impl FnMut(StoredEvent) -> ControlFlow<()>,
 ) -> Result<QueryStats, StoreError> {
     let Search {
-        filter,
-        window,
-        order,
         limit,
         is_abandoned,
+        ..
     } = *search;
     let mut stats = QueryStats::default();
-    let mut footers = store.footers(
-        filter.since_unix_ns.saturating_sub(BLOCK_SPAN_NS_MAX),
-        filter.until_unix_ns,
-        order,
-    );
-    let mut blocks: BinaryHeap<Reverse<WaitingBlock>> = BinaryHeap::new();
+    let mut blocks = Blocks::new(store, search);
     let mut events: BinaryHeap<Reverse<WaitingEvent>> = BinaryHeap::new();
-    // The earliest that a block not listed yet may hold.
-    let mut unlisted = i64::MIN;
     loop {
-        let next_block = blocks
-            .peek()
-            .map_or(i64::MAX, |Reverse(block)| block.earliest);
-        let earliest_elsewhere = next_block.min(unlisted);
         let event_is_next = events.peek().is_some_and(|Reverse(event)| {
-            event.at <= earliest_elsewhere || events.len() > WAITING_EVENTS_MAX
+            event.at <= blocks.earliest() || events.len() > WAITING_EVENTS_MAX
         });
         if event_is_next {
             if let Some(Reverse(event)) = events.pop() {
@@ -145,38 +141,197 @@ pub fn run(
             }
         } else if is_abandoned() {
             return Ok(stats);
-        } else if next_block <= unlisted
-            && let Some(Reverse(block)) = blocks.pop()
+        } else {
+            match blocks.go_on(&mut stats) {
+                Ok(ControlFlow::Continue(found)) => events.extend(found.into_iter().map(Reverse)),
+                Ok(ControlFlow::Break(())) => return Ok(stats),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The blocks of a query: listed, waiting, or read.
+struct Blocks<'a> {
+    store: &'a dyn Store,
+    search: &'a Search<'a>,
+    ticket: Ticket<'a>,
+    listing: Listing,
+    /// Listed, and not yet looked at.
+    page: VecDeque<Result<(BlockKey, Footer), StoreError>>,
+    waiting: BinaryHeap<Reverse<WaitingBlock>>,
+    /// The earliest that a block not looked at yet may hold.
+    unlisted: i64,
+    /// Events of blocks that were looked at and then merged into others.
+    done: Covered,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(store: &'a dyn Store, search: &'a Search<'a>) -> Self {
+        let filter = search.filter;
+        Self {
+            store,
+            search,
+            ticket: store.succession().enter(),
+            listing: Listing::new(
+                filter.since_unix_ns.saturating_sub(BLOCK_SPAN_NS_MAX),
+                filter.until_unix_ns,
+                search.order,
+            ),
+            page: VecDeque::new(),
+            waiting: BinaryHeap::new(),
+            unlisted: i64::MIN,
+            done: Covered::default(),
+        }
+    }
+
+    /// Returns the earliest that is still to come.
+    fn earliest(&self) -> i64 {
+        let waiting = self.waiting.peek();
+        waiting.map_or(self.unlisted, |Reverse(block)| {
+            block.earliest.min(self.unlisted)
+        })
+    }
+
+    /// Reads the next block or looks at the next footer; breaks behind the
+    /// last one.
+    fn go_on(
+        &mut self,
+        stats: &mut QueryStats,
+    ) -> Result<ControlFlow<(), Vec<WaitingEvent>>, StoreError> {
+        let look = self.look()?;
+        let next = self.waiting.peek();
+        if next.is_some_and(|Reverse(block)| block.earliest <= self.unlisted)
+            && let Some(Reverse(block)) = self.waiting.pop()
         {
             stats.blocks_read += 1;
-            match load(store, &block, filter, window, order) {
-                Ok(found) => events.extend(found.into_iter().map(Reverse)),
-                Err(StoreError::Damaged(damage)) => {
-                    stats.damaged.add(&damage, block.footer.count);
-                }
+            let payload = self.store.payload(&block.key);
+            drop(look);
+            match payload.and_then(|payload| self.load(&block, payload)) {
+                Ok(found) => return Ok(ControlFlow::Continue(found)),
+                Err(StoreError::Damaged(damage)) => stats.damaged.add(&damage, block.footer.count),
                 Err(error) => return Err(error),
             }
-        } else if let Some(listed) = footers.next() {
-            let (key, footer) = match listed {
-                Ok(listed) => listed,
-                Err(StoreError::Damaged(damage)) => {
-                    stats.damaged.add(&damage, 0);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            unlisted = unlisted_from(&key, order);
-            let in_window = window.is_none_or(|window| window.may_hold(&key, &footer));
-            if in_window && filter.may_match(&key, &footer) {
-                blocks.push(Reverse(WaitingBlock::new(key, footer, order)));
-            } else {
-                stats.blocks_pruned += 1;
-            }
-        } else if unlisted < i64::MAX {
-            unlisted = i64::MAX;
-        } else {
-            return Ok(stats);
+            return Ok(ControlFlow::Continue(Vec::new()));
         }
+        if self.page.is_empty() && !self.listing.is_done {
+            self.page = self.store.page(&mut self.listing).into();
+        }
+        drop(look);
+        match self.page.pop_front() {
+            Some(Ok((key, footer))) => {
+                self.unlisted = unlisted_from(&key, self.search.order);
+                if self.may_match(&key, &footer) {
+                    self.wait_for(key, footer);
+                } else {
+                    stats.blocks_pruned += 1;
+                }
+            }
+            Some(Err(StoreError::Damaged(damage))) => stats.damaged.add(&damage, 0),
+            Some(Err(error)) => return Err(error),
+            None if !self.listing.is_done => {}
+            None if self.unlisted < i64::MAX => self.unlisted = i64::MAX,
+            None => return Ok(ControlFlow::Break(())),
+        }
+        Ok(ControlFlow::Continue(Vec::new()))
+    }
+
+    /// Follows the merges since the last look; while the look is held, there
+    /// are no others.
+    fn look(&mut self) -> Result<Look<'a>, StoreError> {
+        let look = self.ticket.look()?;
+        for replaced in &look.replaced {
+            self.follow(replaced);
+        }
+        Ok(look)
+    }
+
+    fn follow(&mut self, replaced: &Replaced) {
+        let parts: BTreeSet<&BlockKey> = replaced.parts.iter().map(|part| &part.key).collect();
+        // What waits gives way; nothing of it has been read.
+        let mut given_way = BTreeSet::new();
+        self.waiting.retain(|Reverse(block)| {
+            let stays = !parts.contains(&block.key);
+            if !stays {
+                given_way.insert(block.key.clone());
+            }
+            stays
+        });
+        self.page.retain(|entry| match entry {
+            Ok((key, _)) if parts.contains(key) => {
+                given_way.insert(key.clone());
+                false
+            }
+            Ok(_) | Err(_) => true,
+        });
+        let mut is_needed = false;
+        for part in &replaced.parts {
+            if self.listing.has_passed(&part.key) && !given_way.contains(&part.key) {
+                part.runs.iter().for_each(|run| self.done.add(run));
+            } else {
+                is_needed = true;
+            }
+        }
+        if is_needed
+            && self.listing.has_passed(&replaced.key)
+            && self.may_match(&replaced.key, &replaced.footer)
+        {
+            self.wait_for(replaced.key.clone(), replaced.footer.clone());
+        }
+    }
+
+    fn may_match(&self, key: &BlockKey, footer: &Footer) -> bool {
+        let window = self.search.window;
+        window.is_none_or(|window| window.may_hold(key, footer))
+            && self.search.filter.may_match(key, footer)
+    }
+
+    fn wait_for(&mut self, key: BlockKey, footer: Footer) {
+        let block = WaitingBlock::new(key, footer, self.search.order);
+        self.waiting.push(Reverse(block));
+    }
+
+    fn load(
+        &self,
+        block: &WaitingBlock,
+        payload: Option<Vec<u8>>,
+    ) -> Result<Vec<WaitingEvent>, StoreError> {
+        // Retention may have been faster.
+        let Some(payload) = payload else {
+            return Ok(Vec::new());
+        };
+        let Search {
+            filter,
+            window,
+            order,
+            ..
+        } = *self.search;
+        let damaged = |error| {
+            StoreError::Damaged(Damage {
+                what: block.key.to_string(),
+                why: chain(&error),
+            })
+        };
+        let unpacked = block::unpack(&block.key, &block.footer, &payload).map_err(damaged)?;
+        let is_wanted = |run: &Run| {
+            filter.selects_node(&run.stream.node)
+                && window.is_none_or(|window| window.may_hold_of(run))
+        };
+        let mut found = Vec::new();
+        for (run, events) in unpacked.decode(is_wanted).map_err(damaged)? {
+            let stream = &run.stream;
+            found.extend(
+                events
+                    .into_iter()
+                    .filter(|event| {
+                        window.is_none_or(|window| window.holds(stream, event))
+                            && filter.matches(&stream.node, stream.epoch, event)
+                            && !self.done.holds(stream, event.sequence)
+                    })
+                    .map(|event| WaitingEvent::new(stream, event, order)),
+            );
+        }
+        Ok(found)
     }
 }
 
@@ -196,34 +351,6 @@ fn unlisted_from(listed: &BlockKey, order: Order) -> i64 {
             order,
         ),
     }
-}
-
-fn load(
-    store: &dyn Store,
-    block: &WaitingBlock,
-    filter: &Filter,
-    window: Option<&Window>,
-    order: Order,
-) -> Result<Vec<WaitingEvent>, StoreError> {
-    // Retention may have been faster.
-    let Some(payload) = store.payload(&block.key)? else {
-        return Ok(Vec::new());
-    };
-    let decoded = block::decode_payload(&block.key, &block.footer, &payload).map_err(|error| {
-        StoreError::Damaged(Damage {
-            what: block.key.to_string(),
-            why: chain(&error),
-        })
-    })?;
-    let stream = block.key.stream();
-    Ok(decoded
-        .into_iter()
-        .filter(|event| {
-            window.is_none_or(|window| window.holds(&stream, event))
-                && filter.matches(&stream.node, stream.epoch, event)
-        })
-        .map(|event| WaitingEvent::new(&block.key, event, order))
-        .collect())
 }
 
 struct WaitingBlock {
@@ -274,13 +401,13 @@ struct WaitingEvent {
 }
 
 impl WaitingEvent {
-    fn new(key: &BlockKey, event: Event, order: Order) -> Self {
+    fn new(stream: &StreamKey, event: Event, order: Order) -> Self {
         Self {
             at: at(event.time_unix_ns, order),
             sequence: at(event.sequence.0.cast_signed(), order),
             stored: StoredEvent {
-                node: key.node.clone(),
-                epoch: key.epoch,
+                node: stream.node.clone(),
+                epoch: stream.epoch,
                 event,
             },
         }

@@ -34,7 +34,10 @@ pub(super) fn may_match(term: &Term, key: &BlockKey, footer: &Footer) -> bool {
         None => true,
     };
     match term {
-        Term::Nodes(nodes) => nodes.iter().any(|node| node == key.node.as_str()),
+        Term::Nodes(nodes) => footer
+            .runs(key)
+            .iter()
+            .any(|run| nodes.iter().any(|node| node == run.stream.node.as_str())),
         Term::Kinds(kinds) => kinds.iter().any(|kind| footer.kinds & kind_bit(*kind) != 0),
         Term::Pids(pids) => pids
             .iter()

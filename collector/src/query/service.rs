@@ -117,7 +117,7 @@ pub fn status(error: &StoreError) -> Status {
     let text = chain(error);
     tracing::error!(error = text, "a query failed");
     match error {
-        StoreError::Recovering => Status::unavailable(text),
+        StoreError::Recovering | StoreError::Overtaken => Status::unavailable(text),
         StoreError::Damaged(_) | StoreError::Corrupt { .. } => Status::data_loss(text),
         StoreError::Folder { .. }
         | StoreError::InUse { .. }

@@ -11,7 +11,7 @@ use shrike_proto::{event::Event, id::SequenceNumber};
 
 use crate::store::{
     Store, StoreError,
-    block::{BlockKey, Footer},
+    block::{BlockKey, Footer, Run},
     stream::StreamKey,
 };
 
@@ -53,9 +53,12 @@ pub struct Window {
 impl Window {
     /// Says whether a block may hold an event of the window.
     pub fn may_hold(&self, key: &BlockKey, footer: &Footer) -> bool {
-        let stream = key.stream();
-        let last = key.first_sequence.0 + u64::from(footer.count.saturating_sub(1));
-        last > self.above.of(&stream).0 && key.first_sequence <= self.up_to.of(&stream)
+        footer.runs(key).iter().any(|run| self.may_hold_of(run))
+    }
+
+    /// Says whether a run has an event of the window.
+    pub fn may_hold_of(&self, run: &Run) -> bool {
+        run.last() > self.above.of(&run.stream) && run.first_sequence <= self.up_to.of(&run.stream)
     }
 
     /// Says whether an event is in the window.

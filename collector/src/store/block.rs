@@ -6,9 +6,18 @@
 //! ```
 //!
 //! Concatenated frames decompress to concatenated lists, and concatenated
-//! encodings of a list are one longer list: batches are merged into a block
+//! encodings of a list are one longer list: batches are joined into a block
 //! without being compressed again. The footer lies under a key of its own, so
 //! that skipping a block reads nothing of its payload.
+//!
+//! Blocks that were merged hold several runs of events, of several streams,
+//! and hold them as [`columns`]:
+//!
+//! ```text
+//! payload = "SHRUNS01"  length (4, little-endian)  runs  columns
+//! ```
+
+use std::borrow::Cow;
 
 use prost::Message;
 use shrike_proto::{
@@ -17,7 +26,11 @@ use shrike_proto::{
     id::{Epoch, IdError, NodeId, SequenceNumber},
 };
 
-use super::{bloom::Bloom, stream::StreamKey};
+use super::{
+    bloom::Bloom,
+    columns::{self, ColumnsError, Rows},
+    stream::StreamKey,
+};
 
 /// Longest payload: room for 4096 ordinary events, an agent's batch under
 /// load. Sled rewrites a leaf of up to 17 values as one record, and a record
@@ -36,21 +49,25 @@ pub const BLOCK_SPAN_NS_MAX: i64 = 60_000_000_000;
 /// Distinct user IDs that a footer lists; with more, it says "any".
 pub const FOOTER_UIDS_MAX: usize = 64;
 
+/// What the payload of a merged block begins with; a zstd frame begins
+/// otherwise.
+const MERGED_MAGIC: &[u8; 8] = b"SHRUNS01";
+
 /// Where a block lies: ordered by the time of its oldest event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockKey {
     /// Unix nanoseconds of the oldest event.
     pub time_min_unix_ns: i64,
-    /// The stream's epoch.
+    /// The epoch of the stream of the first run.
     pub epoch: Epoch,
-    /// First sequence number.
+    /// First sequence number of the first run.
     pub first_sequence: SequenceNumber,
-    /// The stream's node.
+    /// The node of the stream of the first run.
     pub node: NodeId,
 }
 
 impl BlockKey {
-    /// Returns the stream that the block belongs to.
+    /// Returns the stream of the block's first run.
     pub fn stream(&self) -> StreamKey {
         StreamKey {
             node: self.node.clone(),
@@ -119,6 +136,82 @@ pub enum KeyError {
     Id(#[from] IdError),
 }
 
+/// Consecutive events of one stream.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Run {
+    /// The stream.
+    pub stream: StreamKey,
+    /// First sequence number.
+    pub first_sequence: SequenceNumber,
+    /// How many; at least 1.
+    pub count: u32,
+}
+
+impl Run {
+    /// Returns the last sequence number.
+    pub fn last(&self) -> SequenceNumber {
+        let count = u64::from(self.count.saturating_sub(1));
+        SequenceNumber(self.first_sequence.0.saturating_add(count))
+    }
+}
+
+/// A run as it lies in the store.
+#[derive(Clone, PartialEq, Message)]
+struct RunRecord {
+    #[prost(string, tag = "1")]
+    node: String,
+    #[prost(bytes = "vec", tag = "2")]
+    epoch: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    first_sequence: u64,
+    #[prost(uint32, tag = "4")]
+    count: u32,
+}
+
+/// Runs as they lie in the store.
+#[derive(Clone, PartialEq, Message)]
+struct RunsRecord {
+    #[prost(message, repeated, tag = "1")]
+    runs: Vec<RunRecord>,
+}
+
+impl From<&Run> for RunRecord {
+    fn from(run: &Run) -> Self {
+        Self {
+            node: run.stream.node.to_string(),
+            epoch: run.stream.epoch.0.to_vec(),
+            first_sequence: run.first_sequence.0,
+            count: run.count,
+        }
+    }
+}
+
+impl TryFrom<RunRecord> for Run {
+    type Error = FooterError;
+
+    fn try_from(run: RunRecord) -> Result<Self, FooterError> {
+        Ok(Self {
+            stream: StreamKey {
+                node: NodeId::parse(&run.node)?,
+                epoch: Epoch::from_wire(&run.epoch)?,
+            },
+            first_sequence: SequenceNumber(run.first_sequence),
+            count: run.count,
+        })
+    }
+}
+
+/// Bytes that are no footer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FooterError {
+    /// They are not of protobuf's form.
+    #[error(transparent)]
+    Decode(#[from] prost::DecodeError),
+    /// A run's node or epoch is none.
+    #[error(transparent)]
+    Id(#[from] IdError),
+}
+
 /// What a block holds, as far as queries need it to skip it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footer {
@@ -138,6 +231,9 @@ pub struct Footer {
     pub uids: Option<Vec<u32>>,
     /// Executables, directories and process IDs.
     pub bloom: Bloom,
+    /// The runs of a merged block, in the order of its events; empty for a
+    /// block of the one run that its key names.
+    pub merged: Vec<Run>,
 }
 
 /// Returns the bit that stands for a kind in a footer.
@@ -164,6 +260,19 @@ pub fn action_bit(action: Action) -> u32 {
 }
 
 impl Footer {
+    /// Returns the block's runs.
+    pub fn runs(&self, key: &BlockKey) -> Cow<'_, [Run]> {
+        if self.merged.is_empty() {
+            Cow::Owned(vec![Run {
+                stream: key.stream(),
+                first_sequence: key.first_sequence,
+                count: self.count,
+            }])
+        } else {
+            Cow::Borrowed(&self.merged)
+        }
+    }
+
     /// Encodes the footer for the store.
     pub fn encode(&self) -> Vec<u8> {
         FooterRecord {
@@ -176,6 +285,7 @@ impl Footer {
             uids: self.uids.clone().unwrap_or_default(),
             any_uid: self.uids.is_none(),
             bloom: self.bloom.as_bytes().to_vec(),
+            merged: self.merged.iter().map(RunRecord::from).collect(),
         }
         .encode_to_vec()
     }
@@ -183,8 +293,8 @@ impl Footer {
     /// Decodes a footer from the store.
     ///
     /// # Errors
-    /// The decoder's, for bytes that are no footer.
-    pub fn decode(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
+    /// [`FooterError`] for bytes that are no footer.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FooterError> {
         let record = FooterRecord::decode(bytes)?;
         Ok(Self {
             count: record.count,
@@ -195,6 +305,11 @@ impl Footer {
             actions: record.actions,
             uids: (!record.any_uid).then_some(record.uids),
             bloom: Bloom::from_bytes(record.bloom),
+            merged: record
+                .merged
+                .into_iter()
+                .map(Run::try_from)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -220,6 +335,8 @@ struct FooterRecord {
     any_uid: bool,
     #[prost(bytes = "vec", tag = "9")]
     bloom: Vec<u8>,
+    #[prost(message, repeated, tag = "10")]
+    merged: Vec<RunRecord>,
 }
 
 /// A block on its way into the store.
@@ -242,21 +359,147 @@ pub enum BlockError {
     /// The events are not the expected ones.
     #[error("the payload does not decode")]
     Decode(#[from] BatchError),
+    /// The columns are none.
+    #[error("the payload's columns do not decode")]
+    Columns(#[from] ColumnsError),
+    /// The runs are none.
+    #[error("the payload's runs do not decode")]
+    Runs(#[from] FooterError),
+    /// The runs are not those that the footer promises.
+    #[error("the payload has other runs than its footer says")]
+    OtherRuns,
 }
 
-/// Decompresses a payload and decodes its events.
+/// Packs the events of several runs, in the order of the runs.
+///
+/// # Errors
+/// [`ColumnsError`] for events that cannot become columns.
+///
+/// # Panics
+/// When the runs are longer than blocks are.
+pub fn pack_merged(
+    runs: &[Run],
+    rows: &Rows,
+    schema: &columns::Schema,
+) -> Result<Vec<u8>, ColumnsError> {
+    let runs = RunsRecord {
+        runs: runs.iter().map(RunRecord::from).collect(),
+    }
+    .encode_to_vec();
+    let length = u32::try_from(runs.len()).expect("a block is bounded");
+    let mut payload = MERGED_MAGIC.to_vec();
+    payload.extend_from_slice(&length.to_le_bytes());
+    payload.extend_from_slice(&runs);
+    payload.extend(columns::encode(rows, schema)?);
+    Ok(payload)
+}
+
+/// Says whether a payload is that of a merged block.
+pub fn is_merged(payload: &[u8]) -> bool {
+    payload.starts_with(MERGED_MAGIC)
+}
+
+/// A block's events as they were encoded, and whose they are.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unpacked {
+    /// The runs, in the order of the events.
+    pub runs: Vec<Run>,
+    /// The events.
+    pub rows: Rows,
+}
+
+impl Unpacked {
+    /// Decodes the events of the runs that are wanted.
+    ///
+    /// # Errors
+    /// [`BlockError`] for one that is not as its run promises.
+    pub fn decode(
+        &self,
+        mut wanted: impl FnMut(&Run) -> bool,
+    ) -> Result<Vec<(&Run, Vec<Event>)>, BlockError> {
+        let mut decoded = Vec::new();
+        let mut from = 0;
+        for run in &self.runs {
+            let range = from..from + run.count as usize;
+            from = range.end;
+            if wanted(run) {
+                let list = self.rows.list(range);
+                decoded.push((run, batch::decode(list, run.first_sequence, run.count)?));
+            }
+        }
+        Ok(decoded)
+    }
+}
+
+/// Decompresses a payload.
+///
+/// # Errors
+/// [`BlockError`] when it does not hold as many events, of those runs, as key
+/// and footer promise.
+pub fn unpack(key: &BlockKey, footer: &Footer, payload: &[u8]) -> Result<Unpacked, BlockError> {
+    let runs = footer.runs(key);
+    let room = (footer.raw_bytes as usize).min(BLOCK_RAW_BYTES_MAX);
+    let unpacked = unpack_within(room, key, payload)?;
+    if unpacked.runs != *runs {
+        return Err(BlockError::OtherRuns);
+    }
+    Ok(unpacked)
+}
+
+/// Decompresses a payload of which only the key is known.
+///
+/// # Errors
+/// [`BlockError`] when it holds no events.
+pub fn unpack_without_footer(key: &BlockKey, payload: &[u8]) -> Result<Unpacked, BlockError> {
+    unpack_within(BLOCK_RAW_BYTES_MAX, key, payload)
+}
+
+fn unpack_within(room: usize, key: &BlockKey, payload: &[u8]) -> Result<Unpacked, BlockError> {
+    let Some(merged) = payload.strip_prefix(MERGED_MAGIC) else {
+        let raw = zstd::bulk::decompress(payload, room).map_err(BlockError::Decompress)?;
+        let rows = Rows::from_list(raw)?;
+        let run = Run {
+            stream: key.stream(),
+            first_sequence: key.first_sequence,
+            count: u32::try_from(rows.len()).map_err(|_| ColumnsError::TooBig)?,
+        };
+        return Ok(Unpacked {
+            runs: vec![run],
+            rows,
+        });
+    };
+    let (runs, columns) = merged
+        .split_first_chunk::<4>()
+        .and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize))
+        .ok_or(BlockError::OtherRuns)?;
+    let runs = RunsRecord::decode(runs)
+        .map_err(FooterError::from)?
+        .runs
+        .into_iter()
+        .map(Run::try_from)
+        .collect::<Result<Vec<_>, _>>()?;
+    let rows = columns::decode(columns)?;
+    let promised: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+    if promised != rows.len() as u64 {
+        return Err(BlockError::OtherRuns);
+    }
+    Ok(Unpacked { runs, rows })
+}
+
+/// Decompresses a payload and decodes all of its events.
 ///
 /// # Errors
 /// [`BlockError`] when it does not hold exactly the events that key and
 /// footer promise.
+#[cfg(test)]
 pub fn decode_payload(
     key: &BlockKey,
     footer: &Footer,
     payload: &[u8],
 ) -> Result<Vec<Event>, BlockError> {
-    let room = (footer.raw_bytes as usize).min(BLOCK_RAW_BYTES_MAX);
-    let raw = zstd::bulk::decompress(payload, room).map_err(BlockError::Decompress)?;
-    Ok(batch::decode(&raw, key.first_sequence, footer.count)?)
+    let unpacked = unpack(key, footer, payload)?;
+    let decoded = unpacked.decode(|_| true)?;
+    Ok(decoded.into_iter().flat_map(|(_, events)| events).collect())
 }
 
 #[cfg(test)]
@@ -285,8 +528,25 @@ mod tests {
             actions: action_bit(Action::Kill),
             uids: Some(vec![0, 1000]),
             bloom: Bloom::build(&[1, 2, 3]),
+            merged: Vec::new(),
         };
-        assert_eq!(Footer::decode(&footer.encode()), Ok(footer));
+        assert_eq!(Footer::decode(&footer.encode()), Ok(footer.clone()));
+        let merged = Footer {
+            merged: vec![
+                Run {
+                    stream: key(0, 1).stream(),
+                    first_sequence: SequenceNumber(5),
+                    count: 1,
+                },
+                Run {
+                    stream: key(0, 1).stream(),
+                    first_sequence: SequenceNumber(9),
+                    count: 2,
+                },
+            ],
+            ..footer
+        };
+        assert_eq!(Footer::decode(&merged.encode()), Ok(merged));
     }
 
     proptest! {

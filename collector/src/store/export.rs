@@ -10,16 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prost::Message as _;
-use shrike_proto::{
-    batch,
-    event::{Event, StoredEvent, json},
-    wire::event as wire,
-};
+use shrike_proto::event::{StoredEvent, json};
 
 use super::{
     Damage, Order, Store as _, StoreError,
-    block::{self, BLOCK_RAW_BYTES_MAX, BlockKey},
+    block::{self, BlockKey, Unpacked},
+    covered::Covered,
     scan::{Scan, scan},
     sled::{Existing, SledStore},
     verify::Verification,
@@ -121,13 +117,11 @@ fn export_whole(
 ) -> Result<(), ExportError> {
     for entry in store.footers(i64::MIN, i64::MAX, Order::OldestFirst) {
         let (key, footer) = entry?;
-        let events = match store.payload(&key)? {
-            Some(payload) => {
-                block::decode_payload(&key, &footer, &payload).map_err(|error| chain(&error))
-            }
+        let unpacked = match store.payload(&key)? {
+            Some(payload) => block::unpack(&key, &footer, &payload).map_err(|error| chain(&error)),
             None => Err("its payload is missing".to_owned()),
         };
-        write_block(&key, events, out, exported)?;
+        write_block(&key, unpacked, &mut Covered::default(), out, exported)?;
     }
     Ok(())
 }
@@ -137,12 +131,17 @@ fn export_scanned(
     out: &mut impl Write,
     exported: &mut Exported,
 ) -> Result<(), ExportError> {
+    // What was merged is found beside its parts, as long as sled has not used
+    // their room again: each event counts once.
+    let mut covered = Covered::default();
     for (key, place) in &scan.whole {
-        let events = place
+        let unpacked = place
             .read()
             .map_err(|error| error.to_string())
-            .and_then(|frames| decode_without_footer(key, &frames));
-        write_block(key, events, out, exported)?;
+            .and_then(|frames| {
+                block::unpack_without_footer(key, &frames).map_err(|error| chain(&error))
+            });
+        write_block(key, unpacked, &mut covered, out, exported)?;
     }
     for key in &scan.damaged {
         let damage = Damage {
@@ -156,38 +155,42 @@ fn export_scanned(
     Ok(())
 }
 
-fn decode_without_footer(key: &BlockKey, frames: &[u8]) -> Result<Vec<Event>, String> {
-    let raw = zstd::bulk::decompress(frames, BLOCK_RAW_BYTES_MAX)
-        .map_err(|error| format!("its payload does not decompress: {error}"))?;
-    let list = wire::EventList::decode(raw.as_slice())
-        .map_err(|error| format!("its payload does not decode: {error}"))?;
-    let count = u32::try_from(list.events.len()).map_err(|error| error.to_string())?;
-    batch::decode(&raw, key.first_sequence, count).map_err(|error| chain(&error))
-}
-
 fn write_block(
     key: &BlockKey,
-    events: Result<Vec<Event>, String>,
+    unpacked: Result<Unpacked, String>,
+    covered: &mut Covered,
     out: &mut impl Write,
     exported: &mut Exported,
 ) -> Result<(), ExportError> {
-    match events {
-        Ok(events) => {
-            exported.blocks += 1;
-            exported.events += events.len() as u64;
-            for event in events {
-                let stored = StoredEvent {
-                    node: key.node.clone(),
-                    epoch: key.epoch,
-                    event,
-                };
-                json::write_json(out, &stored)?;
-            }
+    let decoded = match &unpacked {
+        Ok(unpacked) => unpacked.decode(|_| true).map_err(|error| chain(&error)),
+        Err(why) => Err(why.clone()),
+    };
+    let decoded = match decoded {
+        Ok(decoded) => decoded,
+        Err(why) => {
+            exported.damages.push(Damage {
+                what: key.to_string(),
+                why,
+            });
+            return Ok(());
         }
-        Err(why) => exported.damages.push(Damage {
-            what: key.to_string(),
-            why,
-        }),
+    };
+    exported.blocks += 1;
+    for (run, events) in decoded {
+        for event in events {
+            if covered.holds(&run.stream, event.sequence) {
+                continue;
+            }
+            exported.events += 1;
+            let stored = StoredEvent {
+                node: run.stream.node.clone(),
+                epoch: run.stream.epoch,
+                event,
+            };
+            json::write_json(out, &stored)?;
+        }
+        covered.add(run);
     }
     Ok(())
 }

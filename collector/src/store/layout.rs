@@ -1,7 +1,7 @@
 //! Keys and values of the one sled tree.
 //!
 //! ```text
-//! "v"                                    "shrike-store 1"
+//! "v"                                    "shrike-store 2"
 //! "f" block key                          footer            (envelope)
 //! "p" block key                          payload           (envelope), see below
 //! "w" epoch (16) node                    watermark         (envelope)
@@ -36,7 +36,11 @@ use super::{
 pub const FORMAT_KEY: &[u8] = b"v";
 
 /// The format's name.
-pub const FORMAT: &str = "shrike-store 1";
+pub const FORMAT: &str = "shrike-store 2";
+
+/// The format before: the same without merged blocks, so that a store of it
+/// only needs the new name.
+pub const FORMAT_BEFORE: &str = "shrike-store 1";
 
 /// First byte of a key: what lies under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

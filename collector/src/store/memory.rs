@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeBounds as _,
     sync::{Mutex, PoisonError},
 };
 
 use super::{
-    Collection, Commit, Footers, Order, Record, Store, StoreError,
+    Collection, Commit, Order, Page, Record, Store, StoreError,
     block::{BlockKey, Footer},
+    listing::{Listing, PAGE_FOOTERS},
     stream::{StreamKey, Watermark},
+    succession::Succession,
     verify::Verification,
 };
 
@@ -24,6 +27,7 @@ struct Contents {
 pub struct MemoryStore {
     // Held for the length of one map operation, never across an await.
     contents: Mutex<Contents>,
+    succession: Succession,
 }
 
 impl MemoryStore {
@@ -34,8 +38,13 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        let replacing = (!commit.merges.is_empty()).then(|| self.succession.replacing());
         let mut contents = self.contents();
-        for block in &commit.blocks {
+        for part in commit.merges.iter().flat_map(|merge| &merge.parts) {
+            contents.blocks.remove(&part.key);
+        }
+        let merged = commit.merges.iter().map(|merge| &merge.block);
+        for block in commit.blocks.iter().chain(merged) {
             contents.blocks.insert(
                 block.key.clone(),
                 (block.footer.clone(), block.payload.clone()),
@@ -59,6 +68,10 @@ impl Store for MemoryStore {
                 None => contents.records.remove(&key),
             };
         }
+        drop(contents);
+        if let Some(replacing) = replacing {
+            replacing.tell(&commit.merges);
+        }
         Ok(())
     }
 
@@ -75,18 +88,28 @@ impl Store for MemoryStore {
             .collect())
     }
 
-    fn footers(&self, from_unix_ns: i64, until_unix_ns: i64, order: Order) -> Footers<'_> {
-        let mut found: Vec<_> = self
+    fn page(&self, listing: &mut Listing) -> Page {
+        let bounds = (listing.low.clone(), listing.high.clone());
+        let mut page: Vec<_> = self
             .contents()
             .blocks
             .iter()
-            .filter(|(key, _)| (from_unix_ns..until_unix_ns).contains(&key.time_min_unix_ns))
-            .map(|(key, (footer, _))| Ok((key.clone(), footer.clone())))
+            .filter(|(key, _)| bounds.contains(&key.encode()))
+            .map(|(key, (footer, _))| (key.clone(), footer.clone()))
             .collect();
-        if order == Order::NewestFirst {
-            found.reverse();
+        if listing.order == Order::NewestFirst {
+            page.reverse();
         }
-        Box::new(found.into_iter())
+        page.truncate(PAGE_FOOTERS);
+        match page.last() {
+            Some((key, _)) => listing.pass(key.encode()),
+            None => listing.is_done = true,
+        }
+        page.into_iter().map(Ok).collect()
+    }
+
+    fn succession(&self) -> &Succession {
+        &self.succession
     }
 
     fn payload(&self, key: &BlockKey) -> Result<Option<Vec<u8>>, StoreError> {

@@ -11,27 +11,35 @@
 
 pub mod block;
 pub mod bloom;
+pub mod columns;
 #[cfg(test)]
 mod conformance;
+pub mod covered;
 pub mod disk;
 pub mod export;
 pub mod hours;
 mod layout;
+pub mod listing;
 pub mod memory;
+pub mod merge;
 pub mod piece;
 pub mod record;
 pub mod retention;
 pub mod scan;
 pub mod sled;
 pub mod stream;
+pub mod succession;
 pub mod summary;
+pub mod upkeep;
 pub mod verify;
 pub mod writer;
 
 use std::{fmt, path::PathBuf};
 
 use block::{Block, BlockKey, Footer};
+use listing::Listing;
 use stream::{StreamKey, Watermark};
+use succession::{Merge, Succession};
 
 /// A namespace of small records that others keep in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +75,8 @@ pub struct Commit {
     pub blocks: Vec<Block>,
     /// Blocks to remove.
     pub removed: Vec<BlockKey>,
+    /// Blocks to put in the place of others.
+    pub merges: Vec<Merge>,
     /// Watermarks to set.
     pub watermarks: Vec<(StreamKey, Watermark)>,
     /// Watermarks to forget.
@@ -80,6 +90,7 @@ impl Commit {
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
             && self.removed.is_empty()
+            && self.merges.is_empty()
             && self.watermarks.is_empty()
             && self.forgotten.is_empty()
             && self.records.is_empty()
@@ -98,10 +109,13 @@ pub enum Order {
 /// Footers in order, each with its block's key.
 pub type Footers<'a> = Box<dyn Iterator<Item = Result<(BlockKey, Footer), StoreError>> + Send + 'a>;
 
+/// Some footers, each with its block's key.
+pub type Page = Vec<Result<(BlockKey, Footer), StoreError>>;
+
 /// What keeps blocks, watermarks and records.
 ///
 /// Every method blocks: none is called on a runtime thread.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Makes a commit durable: when this returns, it survives a power cut, as
     /// a whole.
     ///
@@ -121,9 +135,19 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`] for an unreadable one.
     fn watermarks(&self) -> Result<Vec<(StreamKey, Watermark)>, StoreError>;
 
+    /// Lists the next footers, at most [`listing::PAGE_FOOTERS`].
+    fn page(&self, listing: &mut Listing) -> Page;
+
     /// Lists the footers of blocks whose oldest event lies in
-    /// `[from_unix_ns, until_unix_ns)`.
-    fn footers(&self, from_unix_ns: i64, until_unix_ns: i64, order: Order) -> Footers<'_>;
+    /// `[from_unix_ns, until_unix_ns)`. Whoever lists them while blocks are
+    /// merged goes by [`Store::succession`].
+    fn footers(&self, from_unix_ns: i64, until_unix_ns: i64, order: Order) -> Footers<'_> {
+        let listing = Listing::new(from_unix_ns, until_unix_ns, order);
+        Box::new(listing::all(self, listing))
+    }
+
+    /// Returns what queries under way must know of merges.
+    fn succession(&self) -> &Succession;
 
     /// Reads a block's payload; `None` when it was removed meanwhile.
     ///
@@ -239,7 +263,12 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Written by another version.
-    #[error("the store {} has format {found:?}, this collector reads {expected:?}", path.display())]
+    #[error(
+        "the store {} has format {found:?}, this collector reads {expected:?}: \
+         run the version of the collector that wrote it, whose `store export` \
+         writes its events, or begin with an empty folder",
+        path.display()
+    )]
     Format {
         /// Where.
         path: PathBuf,
@@ -259,6 +288,12 @@ pub enum StoreError {
     /// A value is not as it was written.
     #[error("the store is damaged: {0}")]
     Damaged(Damage),
+    /// A query cannot be told what became of blocks that it has yet to read.
+    #[error(
+        "blocks were merged for too long while nothing was read, or the store was recovered: \
+         ask again"
+    )]
+    Overtaken,
     /// It is being opened anew after a failed write.
     #[error("the store is being recovered after a failed write")]
     Recovering,

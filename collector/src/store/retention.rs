@@ -4,22 +4,15 @@
 //! of their oldest event, and a stream that has no block left is forgotten
 //! once a younger epoch of its node exists.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use shrike_proto::ledger::Hour;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Order, RecordChange, Store, StoreError,
-    block::BlockKey,
-    hours,
-    stream::StreamKey,
-    writer::{State, Writer},
+    Order, RecordChange, Store, StoreError, hours, stream::StreamKey, succession::Extent,
+    writer::Writer,
 };
-use crate::{chain::chain, clock::now_unix_ns};
-
-/// How often retention looks.
-const INTERVAL: Duration = Duration::from_secs(10);
+use crate::clock::now_unix_ns;
 
 /// Blocks removed in one commit: it must not hold up the batches that wait.
 const REMOVED_AT_ONCE: usize = 500;
@@ -35,29 +28,11 @@ pub struct Retention {
     pub bytes_max: u64,
 }
 
-/// Removes what is not kept, for as long as the collector runs.
-pub async fn run(
-    store: Arc<dyn Store>,
-    writer: Writer,
-    retention: Retention,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
-            () = stop.cancelled() => return,
-        }
-        if *writer.state().borrow() != State::Healthy {
-            // An empty change makes the writer look at its disk again.
-            let _ = writer.remove(Vec::new(), Vec::new()).await;
-        }
-        if let Err(error) = round(&store, &writer, retention).await {
-            tracing::error!(error = chain(&*error), "retention cannot remove anything");
-        }
-    }
-}
-
-async fn round(
+/// Removes what is not kept.
+///
+/// # Errors
+/// When the store cannot be read, or takes nothing.
+pub async fn round(
     store: &Arc<dyn Store>,
     writer: &Writer,
     retention: Retention,
@@ -74,7 +49,7 @@ async fn round(
                 Ok(writer.records(chosen.hours).await?)
             };
         }
-        let events: u64 = chosen.blocks.iter().map(|(_, events, _)| events).sum();
+        let events: u64 = chosen.blocks.iter().map(Extent::events).sum();
         tracing::info!(blocks = chosen.blocks.len(), events, "retention removes");
         writer.remove(chosen.blocks, chosen.streams).await?;
     }
@@ -83,8 +58,8 @@ async fn round(
 /// What is to be removed in one commit.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// Blocks, each with its events and payload bytes.
-    pub blocks: Vec<(BlockKey, u64, u64)>,
+    /// Blocks.
+    pub blocks: Vec<Extent>,
     /// Streams that are over.
     pub streams: Vec<StreamKey>,
     /// Ledgers of hours that are over, to be removed; chosen when there is
@@ -121,9 +96,8 @@ pub fn choose(
         if (!old && excess == 0) || chosen.blocks.len() == REMOVED_AT_ONCE {
             break;
         }
-        let bytes = u64::from(footer.payload_bytes);
-        excess = excess.saturating_sub(bytes);
-        chosen.blocks.push((key, u64::from(footer.count), bytes));
+        excess = excess.saturating_sub(footer.payload_bytes.into());
+        chosen.blocks.push(Extent::of(key, &footer));
     }
     if chosen.blocks.is_empty() {
         chosen.streams = streams_over(store, cutoff)?;
@@ -190,7 +164,7 @@ mod tests {
         assert!(
             chosen
                 .blocks
-                .is_sorted_by_key(|(key, _, _)| key.time_min_unix_ns)
+                .is_sorted_by_key(|block| block.key.time_min_unix_ns)
         );
     }
 

@@ -19,7 +19,6 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
@@ -28,15 +27,17 @@ use std::{
 };
 
 use super::{
-    Collection, Commit, Damage, Footers, Order, Record, Store, StoreError,
-    block::{BLOCK_BYTES_MAX, BlockKey, Footer, sortable},
+    Collection, Commit, Damage, Order, Page, Record, Store, StoreError,
+    block::{BLOCK_BYTES_MAX, BlockKey, Footer},
     damaged_record,
     layout::{
-        FORMAT, FORMAT_KEY, Space, block_key, pack_payload, parse_watermark_key, unpack_payload,
-        watermark_key,
+        FORMAT, FORMAT_BEFORE, FORMAT_KEY, Space, block_key, pack_payload, parse_watermark_key,
+        unpack_payload, watermark_key,
     },
+    listing::{Listing, PAGE_FOOTERS},
     record, record_name,
     stream::{StreamKey, Watermark},
+    succession::Succession,
     verify::{Balance, Verification},
 };
 use crate::chain::chain;
@@ -70,6 +71,7 @@ pub struct SledStore {
     // Written by `recover` only; readers clone the handle and let go.
     open: RwLock<Option<Handle>>,
     synced_blobs: Mutex<BTreeSet<OsString>>,
+    succession: Succession,
 }
 
 #[derive(Debug, Clone)]
@@ -102,10 +104,16 @@ impl SledStore {
             source,
         })?;
         let handle = open(folder)?;
+        match existing {
+            Existing::OrNew => migrate(&handle)?,
+            // Whoever only looks leaves it to the version that wrote it.
+            Existing::Only => {}
+        }
         Ok(Self {
             folder: folder.to_owned(),
             open: RwLock::new(Some(handle)),
             synced_blobs: Mutex::default(),
+            succession: Succession::default(),
         })
     }
 
@@ -155,10 +163,16 @@ impl SledStore {
 impl Store for SledStore {
     fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
         let handle = self.handle()?;
+        let replacing = (!commit.merges.is_empty()).then(|| self.succession.replacing());
         handle
             .db
             .apply_batch(batch(commit))
             .map_err(|source| backend("write a commit", source))?;
+        // Queries see it from here on; if it does not become durable, the
+        // store is recovered and they are interrupted.
+        if let Some(replacing) = replacing {
+            replacing.tell(&commit.merges);
+        }
         handle
             .db
             .flush()
@@ -175,6 +189,7 @@ impl Store for SledStore {
         // Sled's lock on the file goes with the last handle; a query that
         // still reads keeps it, and recovery is tried again.
         drop(slot.take());
+        self.succession.interrupt();
         *slot = Some(open(&self.folder)?);
         Ok(())
     }
@@ -190,32 +205,47 @@ impl Store for SledStore {
             .collect()
     }
 
-    fn footers(&self, from_unix_ns: i64, until_unix_ns: i64, order: Order) -> Footers<'_> {
+    fn page(&self, listing: &mut Listing) -> Page {
         let handle = match self.handle() {
             Ok(handle) => handle,
-            Err(error) => return Box::new(std::iter::once(Err(error))),
+            Err(error) => {
+                listing.is_done = true;
+                return vec![Err(error)];
+            }
         };
+        let stored = |key: &Vec<u8>| Space::Footer.key(key);
         let range = handle.db.range((
-            Bound::Included(Space::Footer.key(&sortable(from_unix_ns))),
-            Bound::Excluded(Space::Footer.key(&sortable(until_unix_ns.max(from_unix_ns)))),
+            listing.low.as_ref().map(stored),
+            listing.high.as_ref().map(stored),
         ));
-        let entries: Box<dyn Iterator<Item = _> + Send> = match order {
+        let entries: Box<dyn Iterator<Item = _> + Send> = match listing.order {
             Order::OldestFirst => Box::new(range),
             Order::NewestFirst => Box::new(range.rev()),
         };
-        let mut failed = false;
-        let footers = entries.map(|entry| {
-            let (stored, value) = entry.map_err(|source| backend("read a footer", source))?;
-            let key = decode_block_key(&stored)?;
-            let footer = decode_footer(&stored, &key, &value)?;
-            Ok((key, footer))
-        });
-        // A page that cannot be read gives the same error for ever.
-        Box::new(footers.take_while(move |entry| {
-            let go_on = !failed;
-            failed = matches!(entry, Err(StoreError::Backend { .. }));
-            go_on
-        }))
+        let mut page = Vec::with_capacity(PAGE_FOOTERS);
+        for entry in entries.take(PAGE_FOOTERS) {
+            match entry.map_err(|source| backend("read a footer", source)) {
+                Ok((stored, value)) => {
+                    listing.pass(stored[1..].to_vec());
+                    page.push(decode_block_key(&stored).and_then(|key| {
+                        let footer = decode_footer(&stored, &key, &value)?;
+                        Ok((key, footer))
+                    }));
+                }
+                // A page that cannot be read gives the same error for ever.
+                Err(error) => {
+                    listing.is_done = true;
+                    page.push(Err(error));
+                    return page;
+                }
+            }
+        }
+        listing.is_done = page.len() < PAGE_FOOTERS;
+        page
+    }
+
+    fn succession(&self) -> &Succession {
+        &self.succession
     }
 
     fn payload(&self, key: &BlockKey) -> Result<Option<Vec<u8>>, StoreError> {
@@ -326,13 +356,13 @@ fn verify_block(
         Ok(footer) => footer,
         Err(error) => return verification.damage(key.to_string(), chain(&error)),
     };
-    balance.block(&key, footer.count);
+    balance.block(&footer.runs(&key));
     let stored = block_key(Space::Payload, &key);
     match db.get(&stored) {
         Ok(Some(value)) => match record::open(&stored, &value) {
             Ok(payload) => match unpack_payload(payload) {
                 Some(frames) if frames.len() == footer.payload_bytes as usize => {
-                    verification.block(&footer);
+                    verification.block(&key, &footer);
                 }
                 Some(_) | None => {
                     verification.damage(key.to_string(), "its payload is not as its footer says");
@@ -363,17 +393,20 @@ fn verify_records(db: &sled::Db, collection: Collection, verification: &mut Veri
 
 fn batch(commit: &Commit) -> sled::Batch {
     let mut batch = sled::Batch::default();
-    for block in &commit.blocks {
+    // Parts go first: what was merged may lie where its first part did.
+    let parts = commit.merges.iter().flat_map(|merge| &merge.parts);
+    for key in parts.map(|part| &part.key).chain(&commit.removed) {
+        batch.remove(block_key(Space::Footer, key));
+        batch.remove(block_key(Space::Payload, key));
+    }
+    let merged = commit.merges.iter().map(|merge| &merge.block);
+    for block in commit.blocks.iter().chain(merged) {
         let key = block_key(Space::Footer, &block.key);
         let value = record::seal(&key, &block.footer.encode());
         batch.insert(key, value);
         let key = block_key(Space::Payload, &block.key);
         let value = record::seal(&key, &pack_payload(&block.key, &block.payload));
         batch.insert(key, value);
-    }
-    for key in &commit.removed {
-        batch.remove(block_key(Space::Footer, key));
-        batch.remove(block_key(Space::Payload, key));
     }
     for (stream, mark) in &commit.watermarks {
         let key = watermark_key(stream);
@@ -454,10 +487,33 @@ fn open_error(folder: &Path, source: sled::Error) -> StoreError {
     }
 }
 
+/// Gives a store of the format before the new name.
+fn migrate(handle: &Handle) -> Result<(), StoreError> {
+    let write = |source| backend("write its format", source);
+    if handle.db.get(FORMAT_KEY).map_err(write)?.as_deref() != Some(FORMAT_BEFORE.as_bytes()) {
+        return Ok(());
+    }
+    handle
+        .db
+        .insert(FORMAT_KEY, FORMAT.as_bytes())
+        .map_err(write)?;
+    handle.db.flush().map_err(write)?;
+    handle
+        .file
+        .sync_data()
+        .map_err(|source| backend("sync its format to disk", source))?;
+    tracing::info!(
+        from = FORMAT_BEFORE,
+        to = FORMAT,
+        "the store has a new format, which earlier collectors do not read"
+    );
+    Ok(())
+}
+
 fn check_format(folder: &Path, handle: &Handle) -> Result<(), StoreError> {
     let read = |source| backend("read its format", source);
     match handle.db.get(FORMAT_KEY).map_err(read)? {
-        Some(format) if format == FORMAT.as_bytes() => Ok(()),
+        Some(format) if format == FORMAT.as_bytes() || format == FORMAT_BEFORE.as_bytes() => Ok(()),
         Some(format) => Err(StoreError::Format {
             path: folder.to_owned(),
             found: String::from_utf8_lossy(&format).chars().take(40).collect(),
@@ -537,6 +593,7 @@ fn backend(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample;
 
     fn locked(folder: &Path) -> File {
         drop(SledStore::open(folder, Existing::OrNew).unwrap());
@@ -544,6 +601,65 @@ mod tests {
         // The store that went may hold it for a moment.
         file.lock().unwrap();
         file
+    }
+
+    fn with_format(format: &[u8]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), Existing::OrNew).unwrap();
+        let blocks = sample::blocks(&sample::events(1, 20));
+        store
+            .commit(&Commit {
+                blocks,
+                watermarks: vec![(
+                    sample::stream(),
+                    Watermark {
+                        stored: 20,
+                        ..Watermark::default()
+                    },
+                )],
+                ..Commit::default()
+            })
+            .unwrap();
+        store
+            .handle()
+            .unwrap()
+            .db
+            .insert(FORMAT_KEY, format)
+            .unwrap();
+        folder
+    }
+
+    fn format(folder: &Path) -> Vec<u8> {
+        let db = sled::Config::new()
+            .path(folder)
+            .segment_size(SEGMENT_BYTES)
+            .open()
+            .unwrap();
+        db.get(FORMAT_KEY).unwrap().unwrap().to_vec()
+    }
+
+    #[test]
+    fn store_of_the_format_before_gets_the_new_name_and_keeps_everything() {
+        let folder = with_format(FORMAT_BEFORE.as_bytes());
+        drop(SledStore::open(folder.path(), Existing::Only).unwrap());
+        assert_eq!(format(folder.path()), FORMAT_BEFORE.as_bytes());
+        let store = SledStore::open(folder.path(), Existing::OrNew).unwrap();
+        let verification = store.verify().unwrap();
+        assert!(verification.is_whole());
+        assert_eq!(verification.events, 20);
+        drop(store);
+        assert_eq!(format(folder.path()), FORMAT.as_bytes());
+    }
+
+    #[test]
+    fn store_of_an_unknown_format_is_refused_with_the_way_out() {
+        let folder = with_format(b"shrike-store 9");
+        let error = SledStore::open(folder.path(), Existing::OrNew).unwrap_err();
+        let words = error.to_string();
+        for word in ["shrike-store 9", FORMAT, "store export"] {
+            assert!(words.contains(word), "{words}");
+        }
+        assert_eq!(format(folder.path()), b"shrike-store 9");
     }
 
     #[test]

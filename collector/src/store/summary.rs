@@ -32,6 +32,21 @@ pub struct Mention<'a> {
     pub path: Option<&'a [u8]>,
 }
 
+impl<'a> Mention<'a> {
+    /// Returns what an event mentions.
+    pub fn of(event: &'a Event) -> Self {
+        Self {
+            time_unix_ns: event.time_unix_ns,
+            kind: event.fact.kind(),
+            action: event.action(),
+            tgid: event.process.tgid,
+            uid: event.process.uid,
+            exe: &event.process.exe,
+            path: event.fact.path(),
+        }
+    }
+}
+
 /// Takes hashes as they are: they are mixed already.
 #[derive(Debug, Clone, Copy, Default)]
 struct AsIs(u64);
@@ -91,15 +106,7 @@ impl Summary {
         assert!(!events.is_empty(), "a block has events");
         let mut summary = Self::new(raw_bytes);
         for event in events {
-            summary.add(&Mention {
-                time_unix_ns: event.time_unix_ns,
-                kind: event.fact.kind(),
-                action: event.action(),
-                tgid: event.process.tgid,
-                uid: event.process.uid,
-                exe: &event.process.exe,
-                path: event.fact.path(),
-            });
+            summary.add(&Mention::of(event));
         }
         summary
     }
@@ -160,6 +167,7 @@ impl Summary {
             actions: self.actions,
             uids: (self.uids.len() <= FOOTER_UIDS_MAX).then(|| self.uids.iter().copied().collect()),
             bloom: Bloom::build(&hashes),
+            merged: Vec::new(),
         }
     }
 }

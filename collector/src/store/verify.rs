@@ -1,10 +1,11 @@
 //! What a check of the whole store found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Damage,
-    block::{BlockKey, Footer},
+    block::{BlockKey, Footer, Run},
+    merge::loose::{Minute, is_loose},
     stream::{StreamKey, Watermark},
 };
 
@@ -20,6 +21,8 @@ pub struct Verification {
     pub events: u64,
     /// Bytes of their payloads.
     pub payload_bytes: u64,
+    /// The minutes of those that are to be merged.
+    pub loose: BTreeSet<Minute>,
     /// The first damages, at most [`DAMAGES_LISTED`].
     pub damages: Vec<Damage>,
     /// All damages.
@@ -44,7 +47,10 @@ impl Verification {
     }
 
     /// Takes a whole block into account.
-    pub fn block(&mut self, footer: &Footer) {
+    pub fn block(&mut self, key: &BlockKey, footer: &Footer) {
+        if is_loose(footer) {
+            self.loose.insert(Minute::of(key));
+        }
         self.blocks += 1;
         self.events += u64::from(footer.count);
         self.payload_bytes += u64::from(footer.payload_bytes);
@@ -60,8 +66,10 @@ pub struct Balance {
 
 impl Balance {
     /// Takes a block into account, whole or not.
-    pub fn block(&mut self, key: &BlockKey, count: u32) {
-        *self.events.entry(key.stream()).or_default() += u64::from(count);
+    pub fn block(&mut self, runs: &[Run]) {
+        for run in runs {
+            *self.events.entry(run.stream.clone()).or_default() += u64::from(run.count);
+        }
     }
 
     /// Reports every stream whose blocks are fewer or more than promised.

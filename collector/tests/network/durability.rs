@@ -7,11 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shrike_proto::wire::ingest::{nack, stream_events_response};
+use shrike_proto::wire::{
+    admin::{self, EventFilter, QueryEventsRequest},
+    ingest::{nack, stream_events_response},
+};
 
 use crate::{
     certificates::Pki,
-    client::{PATIENCE, Session, sealed, sequences},
+    client::{PATIENCE, Session, query, sealed, sequences},
     process::Home,
     site::Site,
 };
@@ -49,6 +52,54 @@ async fn killed_collector_has_everything_it_acknowledged() {
         "none twice, none missing"
     );
     assert_eq!(collector.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn collector_killed_while_it_merges_has_each_event_once() {
+    let pki = Pki::new();
+    let (home, agent, admin) = (
+        Home::new(&pki),
+        pki.issue("agent/node-a"),
+        pki.issue("admin/alice"),
+    );
+    let mut next = 1;
+    // Blocks that are there at the start are merged a second later.
+    for round in 0..5 {
+        let mut collector = home.start();
+        let (mut session, welcome) = Session::open(&collector.address, &agent, "node-a")
+            .await
+            .unwrap();
+        assert_eq!(welcome.durable_sequence, next - 1);
+        for _ in 0..150 {
+            session.send_batch(sealed(next, 2)).await;
+            next += 2;
+            assert_eq!(session.ack().await, next - 1);
+        }
+        tokio::time::sleep(Duration::from_millis(600 + 120 * round)).await;
+        collector.kill();
+    }
+    let collector = home.start();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let request = QueryEventsRequest {
+            filter: Some(EventFilter::default()),
+            order: admin::Order::OldestFirst.into(),
+            limit: 0,
+        };
+        let (events, summary) = query(&collector.address, &admin, request).await.unwrap();
+        let found = events
+            .into_iter()
+            .map(|stored| stored.event.unwrap().sequence);
+        assert!(found.eq(1..next), "none twice, none missing");
+        if summary.blocks_read <= 2 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} blocks", summary.blocks_read);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(collector.terminate(), Some(0));
+    let whole = home.command(&["store", "verify"]);
+    assert_eq!(whole.status.code(), Some(0), "{whole:?}");
 }
 
 #[tokio::test]

@@ -26,10 +26,11 @@ use tracing::Span;
 
 use super::{
     RecordChange, Store, StoreError,
-    block::BlockKey,
     disk::Disk,
+    merge::loose::Loose,
     piece::Piece,
     stream::{LostRange, StreamKey},
+    succession::{Extent, Merge},
 };
 use crate::tail::{Encoded, Tail};
 use thread::WriterThread;
@@ -110,10 +111,11 @@ enum Request {
     Append(Box<Append>, mpsc::Sender<Outcome>),
     Records(Vec<RecordChange>, oneshot::Sender<Result<(), NotStored>>),
     Remove(
-        Vec<(BlockKey, u64, u64)>,
+        Vec<Extent>,
         Vec<StreamKey>,
         oneshot::Sender<Result<(), NotStored>>,
     ),
+    Merge(Vec<Merge>, oneshot::Sender<Result<(), NotStored>>),
     Mark(StreamKey, oneshot::Sender<Known>),
     Stop,
 }
@@ -124,6 +126,7 @@ pub struct Writer {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<State>,
     payload_bytes: Arc<AtomicU64>,
+    loose: Arc<Loose>,
 }
 
 /// The writer went away: the collector is stopping.
@@ -149,8 +152,15 @@ impl Writer {
         let (requests, queue) = mpsc::channel(QUEUE_MAX);
         let (state_sender, state) = watch::channel(State::Healthy);
         let payload_bytes = Arc::new(AtomicU64::new(payload_bytes));
-        let mut task =
-            WriterThread::new(store, disk, tail, state_sender, Arc::clone(&payload_bytes))?;
+        let loose = Arc::new(Loose::default());
+        let mut task = WriterThread::new(
+            store,
+            disk,
+            tail,
+            state_sender,
+            Arc::clone(&payload_bytes),
+            Arc::clone(&loose),
+        )?;
         let handle = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || task.run(queue))
@@ -159,6 +169,7 @@ impl Writer {
             requests,
             state,
             payload_bytes,
+            loose,
         };
         Ok((writer, handle))
     }
@@ -201,18 +212,26 @@ impl Writer {
         self.change(|reply| Request::Records(changes, reply)).await
     }
 
-    /// Removes blocks, each with its events and payload bytes, and the
-    /// watermarks of streams that are over.
+    /// Removes blocks, and the watermarks of streams that are over.
     ///
     /// # Errors
     /// [`NotStored`] when the store takes nothing.
     pub async fn remove(
         &self,
-        blocks: Vec<(BlockKey, u64, u64)>,
+        blocks: Vec<Extent>,
         streams: Vec<StreamKey>,
     ) -> Result<(), NotStored> {
         self.change(|reply| Request::Remove(blocks, streams, reply))
             .await
+    }
+
+    /// Puts blocks in the place of others. Whoever removes or merges blocks
+    /// takes turns: the writer does not ask whether the parts are there.
+    ///
+    /// # Errors
+    /// [`NotStored`] when the store takes nothing.
+    pub async fn merge(&self, merges: Vec<Merge>) -> Result<(), NotStored> {
+        self.change(|reply| Request::Merge(merges, reply)).await
     }
 
     async fn change(
@@ -238,6 +257,11 @@ impl Writer {
     /// Watches whether the store takes commits.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// Returns what is to be merged.
+    pub fn loose(&self) -> Arc<Loose> {
+        Arc::clone(&self.loose)
     }
 
     /// Returns the payload bytes in the store.

@@ -7,17 +7,19 @@ use super::*;
 use crate::{
     sample,
     store::{
-        Collection, Commit, Footers, Order, Record,
+        Collection, Commit, Order, Page, Record,
         block::{self},
+        listing::Listing,
         memory::MemoryStore,
         piece,
         stream::Watermark,
+        succession::Succession,
         verify::Verification,
     },
 };
 
 /// A store that counts commits, waits when told to, and fails when told to.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Testing {
     inner: MemoryStore,
     commits: AtomicUsize,
@@ -50,11 +52,15 @@ impl Store for Testing {
         self.inner.watermarks()
     }
 
-    fn footers(&self, from_unix_ns: i64, until_unix_ns: i64, order: Order) -> Footers<'_> {
-        self.inner.footers(from_unix_ns, until_unix_ns, order)
+    fn page(&self, listing: &mut Listing) -> Page {
+        self.inner.page(listing)
     }
 
-    fn payload(&self, key: &BlockKey) -> Result<Option<Vec<u8>>, StoreError> {
+    fn succession(&self) -> &Succession {
+        self.inner.succession()
+    }
+
+    fn payload(&self, key: &block::BlockKey) -> Result<Option<Vec<u8>>, StoreError> {
         self.inner.payload(key)
     }
 
@@ -244,12 +250,10 @@ async fn removed_blocks_are_counted_in_their_stream() {
     assert_eq!(world.outcome().await, Outcome::Durable);
     let bytes = world.writer.payload_bytes();
     assert!(bytes > 0);
-    let key = sample::block_key(&sample::events(1, 10));
-    world
-        .writer
-        .remove(vec![(key, 10, bytes)], Vec::new())
-        .await
-        .unwrap();
+    let block = sample::blocks(&sample::events(1, 10)).remove(0);
+    let block = Extent::of(block.key, &block.footer);
+    assert_eq!(block.payload_bytes, bytes);
+    world.writer.remove(vec![block], Vec::new()).await.unwrap();
     assert_eq!(world.writer.payload_bytes(), 0);
     let marks = world.store.watermarks().unwrap();
     assert_eq!((marks[0].1.stored, marks[0].1.removed), (10, 10));

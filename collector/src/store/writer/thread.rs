@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use shrike_proto::ledger::Ledger;
@@ -23,6 +23,7 @@ use crate::{
         Commit, Store, StoreError,
         disk::{Disk, Room},
         hours::ClosedHours,
+        merge::loose::{Loose, Minute, is_loose},
         piece::{self, Piece},
         stream::{StreamKey, Watermark},
     },
@@ -50,6 +51,7 @@ pub(super) struct WriterThread {
     marks: HashMap<StreamKey, Watermark>,
     state: watch::Sender<State>,
     payload_bytes: Arc<AtomicU64>,
+    loose: Arc<Loose>,
 }
 
 /// A request whose fate hangs on the commit under way.
@@ -83,6 +85,7 @@ impl WriterThread {
         tail: Tail,
         state: watch::Sender<State>,
         payload_bytes: Arc<AtomicU64>,
+        loose: Arc<Loose>,
     ) -> Result<Self, StoreError> {
         Ok(Self {
             marks: store.watermarks()?.into_iter().collect(),
@@ -91,6 +94,7 @@ impl WriterThread {
             tail,
             state,
             payload_bytes,
+            loose,
         })
     }
 
@@ -126,14 +130,28 @@ impl WriterThread {
                 gathered.waiting.push(Waiting::Change(reply));
             }
             Request::Remove(blocks, streams, reply) => {
-                for (key, events, bytes) in blocks {
-                    if let Some(mark) = self.mark(&key.stream(), gathered) {
-                        mark.removed += events;
+                for block in blocks {
+                    for run in &block.runs {
+                        if let Some(mark) = self.mark(&run.stream, gathered) {
+                            mark.removed += u64::from(run.count);
+                        }
                     }
-                    gathered.removed_bytes += bytes;
-                    gathered.commit.removed.push(key);
+                    gathered.removed_bytes += block.payload_bytes;
+                    gathered.commit.removed.push(block.key);
                 }
                 gathered.commit.forgotten.extend(streams);
+                gathered.waiting.push(Waiting::Change(reply));
+            }
+            Request::Merge(merges, reply) => {
+                for merge in &merges {
+                    gathered.bytes += merge.block.payload.len();
+                    gathered.removed_bytes += merge
+                        .parts
+                        .iter()
+                        .map(|part| part.payload_bytes)
+                        .sum::<u64>();
+                }
+                gathered.commit.merges.extend(merges);
                 gathered.waiting.push(Waiting::Change(reply));
             }
             Request::Mark(stream, reply) => {
@@ -244,6 +262,7 @@ impl WriterThread {
         }
         // Removing blocks makes room in the end, whatever the disk says.
         let only_removes = gathered.commit.blocks.is_empty()
+            && gathered.commit.merges.is_empty()
             && gathered.commit.records.is_empty()
             && !gathered.commit.removed.is_empty();
         let needed = (gathered.bytes as u64).saturating_mul(WRITE_AMPLIFICATION);
@@ -318,9 +337,20 @@ impl WriterThread {
             .commit
             .blocks
             .iter()
+            .chain(gathered.commit.merges.iter().map(|merge| &merge.block))
             .map(|block| block.payload.len() as u64)
             .sum();
         self.payload_bytes.fetch_add(added, Ordering::Relaxed);
+        let now = Instant::now();
+        for block in &gathered.commit.blocks {
+            self.loose.came(&block.key, &block.footer, now);
+        }
+        // What is still small is merged once more, with others of its kind.
+        for merge in &gathered.commit.merges {
+            if is_loose(&merge.block.footer) {
+                self.loose.found(Minute::of(&merge.block.key));
+            }
+        }
         self.payload_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
                 Some(bytes.saturating_sub(gathered.removed_bytes))
