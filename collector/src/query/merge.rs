@@ -5,6 +5,9 @@
 //! footers ─prune→ [ blocks by earliest event ] ─load→ [ events by time ] → out
 //! ```
 //!
+//! A query that goes on loads ever more blocks at once, so that one that ends
+//! soon reads few and a long one uses every processor.
+//!
 //! An event goes out once nothing earlier can follow: neither from a block
 //! that waits nor from one that was not listed yet. "Earlier" is in the
 //! direction of the query. Towards the past, blocks are listed by their
@@ -18,18 +21,22 @@ use std::{
 
 use shrike_proto::event::{Event, StoredEvent};
 
-use super::{Filter, Window};
-use crate::{
-    chain::chain,
-    store::{
-        Damage, Order, Store, StoreError,
-        block::{self, BLOCK_SPAN_NS_MAX, BlockKey, Footer},
-    },
+use super::{Filter, Window, load::load_all};
+use crate::store::{
+    Damage, Order, Store, StoreError,
+    block::{BLOCK_SPAN_NS_MAX, BlockKey, Footer},
 };
 
 /// Events that wait to be merged. Beyond, the order across blocks gives way:
 /// it takes this many matching events within the span of a few blocks.
 const WAITING_EVENTS_MAX: usize = 200_000;
+
+/// Most blocks that are loaded at once: some milliseconds of every processor.
+const ROUND_BLOCKS_MAX: usize = 32;
+
+/// Most events of the blocks that are loaded at once, where there are two
+/// blocks or more: all of them may be asked for.
+const ROUND_EVENTS_MAX: usize = 65_536;
 
 /// What a query did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,6 +135,7 @@ pub fn run(
     let mut events: BinaryHeap<Reverse<WaitingEvent>> = BinaryHeap::new();
     // The earliest that a block not listed yet may hold.
     let mut unlisted = i64::MIN;
+    let mut at_once = 1;
     loop {
         let next_block = blocks
             .peek()
@@ -136,6 +144,7 @@ pub fn run(
         let event_is_next = events.peek().is_some_and(|Reverse(event)| {
             event.at <= earliest_elsewhere || events.len() > WAITING_EVENTS_MAX
         });
+        let is_listed = unlisted == i64::MAX;
         if event_is_next {
             if let Some(Reverse(event)) = events.pop() {
                 stats.matched += 1;
@@ -145,16 +154,25 @@ pub fn run(
             }
         } else if is_abandoned() {
             return Ok(stats);
-        } else if next_block <= unlisted
-            && let Some(Reverse(block)) = blocks.pop()
+        } else if !blocks.is_empty()
+            && (is_listed || (next_block <= unlisted && blocks.len() >= at_once))
         {
-            stats.blocks_read += 1;
-            match load(store, &block, filter, window, order) {
-                Ok(found) => events.extend(found.into_iter().map(Reverse)),
-                Err(StoreError::Damaged(damage)) => {
-                    stats.damaged.add(&damage, block.footer.count);
+            let round = take_round(&mut blocks, at_once);
+            at_once = (at_once * 2).min(ROUND_BLOCKS_MAX);
+            stats.blocks_read += round.len() as u64;
+            let loaded = load_all(store, &round, filter, window);
+            for ((key, footer), found) in round.iter().zip(loaded) {
+                match found {
+                    Ok(found) => events.extend(
+                        found
+                            .into_iter()
+                            .map(|event| Reverse(WaitingEvent::new(key, event, order))),
+                    ),
+                    Err(StoreError::Damaged(damage)) => {
+                        stats.damaged.add(&damage, footer.count);
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
             }
         } else if let Some(listed) = footers.next() {
             let (key, footer) = match listed {
@@ -172,12 +190,29 @@ pub fn run(
             } else {
                 stats.blocks_pruned += 1;
             }
-        } else if unlisted < i64::MAX {
+        } else if !is_listed {
             unlisted = i64::MAX;
         } else {
             return Ok(stats);
         }
     }
+}
+
+/// Takes the blocks that are loaded next, earliest first.
+fn take_round(
+    blocks: &mut BinaryHeap<Reverse<WaitingBlock>>,
+    at_once: usize,
+) -> Vec<(BlockKey, Footer)> {
+    let (mut round, mut events) = (Vec::new(), 0);
+    while round.len() < at_once
+        && let Some(Reverse(next)) = blocks.peek()
+        && (round.is_empty() || events + next.footer.count as usize <= ROUND_EVENTS_MAX)
+        && let Some(Reverse(block)) = blocks.pop()
+    {
+        events += block.footer.count as usize;
+        round.push((block.key, block.footer));
+    }
+    round
 }
 
 /// Turns times so that smaller is earlier in the direction of the query.
@@ -196,34 +231,6 @@ fn unlisted_from(listed: &BlockKey, order: Order) -> i64 {
             order,
         ),
     }
-}
-
-fn load(
-    store: &dyn Store,
-    block: &WaitingBlock,
-    filter: &Filter,
-    window: Option<&Window>,
-    order: Order,
-) -> Result<Vec<WaitingEvent>, StoreError> {
-    // Retention may have been faster.
-    let Some(payload) = store.payload(&block.key)? else {
-        return Ok(Vec::new());
-    };
-    let decoded = block::decode_payload(&block.key, &block.footer, &payload).map_err(|error| {
-        StoreError::Damaged(Damage {
-            what: block.key.to_string(),
-            why: chain(&error),
-        })
-    })?;
-    let stream = block.key.stream();
-    Ok(decoded
-        .into_iter()
-        .filter(|event| {
-            window.is_none_or(|window| window.holds(&stream, event))
-                && filter.matches(&stream.node, stream.epoch, event)
-        })
-        .map(|event| WaitingEvent::new(&block.key, event, order))
-        .collect())
 }
 
 struct WaitingBlock {

@@ -4,6 +4,7 @@
 //! it stops as soon as its reader is gone.
 
 mod filter;
+mod load;
 mod merge;
 mod prune;
 mod service;

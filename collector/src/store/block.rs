@@ -239,6 +239,15 @@ pub enum BlockError {
     Decode(#[from] BatchError),
 }
 
+/// Decompresses a payload into an encoded event list.
+///
+/// # Errors
+/// [`BlockError`] when that gives more than the footer promises.
+pub fn unpack_events(footer: &Footer, payload: &[u8]) -> Result<Vec<u8>, BlockError> {
+    let room = (footer.raw_bytes as usize).min(BLOCK_RAW_BYTES_MAX);
+    batch::decompress(payload, room).map_err(BlockError::Decompress)
+}
+
 /// Decompresses a payload and decodes its events.
 ///
 /// # Errors
@@ -249,8 +258,7 @@ pub fn decode_payload(
     footer: &Footer,
     payload: &[u8],
 ) -> Result<Vec<Event>, BlockError> {
-    let room = (footer.raw_bytes as usize).min(BLOCK_RAW_BYTES_MAX);
-    let raw = zstd::bulk::decompress(payload, room).map_err(BlockError::Decompress)?;
+    let raw = unpack_events(footer, payload)?;
     Ok(batch::decode(&raw, key.first_sequence, footer.count)?)
 }
 
