@@ -11,19 +11,19 @@
 
 use shrike_proto::{
     batch::BY_PLACE,
-    event::{Action, Kind},
+    event::{Action, Kind, Mention},
     id::{PolicyName, RuleName, SequenceNumber},
 };
 
-use crate::store::summary::{Mention, Summary};
+use crate::store::summary::Summary;
 
 /// Looks over the `count` events from `first` on in an encoded event list.
 pub fn glance(raw: &[u8], first: SequenceNumber, count: u32) -> Option<Summary> {
     let mut summary = Summary::new(raw.len());
     let mut expected = first.0;
-    let mut fields = Fields(raw);
-    while let Some((tag, value)) = fields.next()? {
-        let event = glance_event(value.bytes_if(tag == 1)?)?;
+    let mut events = Listed::of(raw);
+    while let Some(event) = events.next()? {
+        let event = glance_event(event)?;
         if event.sequence != BY_PLACE && event.sequence != expected {
             return None;
         }
@@ -33,12 +33,36 @@ pub fn glance(raw: &[u8], first: SequenceNumber, count: u32) -> Option<Summary> 
     (summary.count == count && count > 0).then_some(summary)
 }
 
-struct Glanced<'a> {
-    sequence: u64,
-    mention: Mention<'a>,
+/// The events of an encoded list, one after the other.
+pub struct Listed<'a>(Fields<'a>);
+
+impl<'a> Listed<'a> {
+    /// Begins with the first one.
+    pub fn of(raw: &'a [u8]) -> Self {
+        Self(Fields(raw))
+    }
+
+    /// Returns the next event, encoded; the inner `None` is the end, the outer
+    /// one something else than an event.
+    #[expect(clippy::should_implement_trait, reason = "an iterator has one end")]
+    pub fn next(&mut self) -> Option<Option<&'a [u8]>> {
+        match self.0.next()? {
+            None => Some(None),
+            Some((tag, value)) => Some(Some(value.bytes_if(tag == 1)?)),
+        }
+    }
 }
 
-fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
+/// What a glance at one event gives.
+pub struct Glanced<'a> {
+    /// Its number, or that it has the one of its place.
+    pub sequence: u64,
+    /// What it mentions.
+    pub mention: Mention<'a>,
+}
+
+/// Looks over one encoded event; `None` for an unusual one.
+pub fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
     let (mut sequence, mut time) = (0, 0);
     let (mut process, mut verdict, mut fact) = (None, None, None);
     let mut receipt = None;
