@@ -21,9 +21,9 @@ use crate::store::summary::Summary;
 pub fn glance(raw: &[u8], first: SequenceNumber, count: u32) -> Option<Summary> {
     let mut summary = Summary::new(raw.len());
     let mut expected = first.0;
-    let mut events = Listed::of(raw);
-    while let Some(event) = events.next()? {
-        let event = glance_event(event)?;
+    let mut fields = Fields(raw);
+    while let Some((tag, value)) = fields.next()? {
+        let event = glance_event(value.bytes_if(tag == 1)?)?;
         if event.sequence != BY_PLACE && event.sequence != expected {
             return None;
         }
@@ -31,26 +31,6 @@ pub fn glance(raw: &[u8], first: SequenceNumber, count: u32) -> Option<Summary> 
         summary.add(&event.mention);
     }
     (summary.count == count && count > 0).then_some(summary)
-}
-
-/// The events of an encoded list, one after the other.
-pub struct Listed<'a>(Fields<'a>);
-
-impl<'a> Listed<'a> {
-    /// Begins with the first one.
-    pub fn of(raw: &'a [u8]) -> Self {
-        Self(Fields(raw))
-    }
-
-    /// Returns the next event, encoded; the inner `None` is the end, the outer
-    /// one something else than an event.
-    #[expect(clippy::should_implement_trait, reason = "an iterator has one end")]
-    pub fn next(&mut self) -> Option<Option<&'a [u8]>> {
-        match self.0.next()? {
-            None => Some(None),
-            Some((tag, value)) => Some(Some(value.bytes_if(tag == 1)?)),
-        }
-    }
 }
 
 /// What a glance at one event gives.
