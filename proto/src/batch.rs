@@ -8,7 +8,7 @@
 //! size, checksum, bounded decompression, and that its events carry exactly
 //! the sequence numbers that its header claims.
 
-use std::fmt;
+use std::{cell::RefCell, fmt, io};
 
 use prost::Message as _;
 
@@ -222,7 +222,7 @@ pub fn unpack(batch: &ingest::Batch) -> Result<Vec<u8>, BatchError> {
     }
     match ingest::Codec::try_from(batch.codec) {
         Ok(ingest::Codec::Zstd) => {
-            zstd::bulk::decompress(&batch.payload, BATCH_BYTES_MAX).map_err(BatchError::Decompress)
+            decompress(&batch.payload, BATCH_BYTES_MAX).map_err(BatchError::Decompress)
         }
         Ok(ingest::Codec::None) => {
             check_size("payload bytes", batch.payload.len(), BATCH_BYTES_MAX)?;
@@ -252,22 +252,67 @@ pub fn decode(
     list.events
         .into_iter()
         .enumerate()
-        .map(|(index, event)| {
-            let mut event = event;
-            let expected = first_sequence.0.wrapping_add(index as u64);
-            if event.sequence == BY_PLACE {
-                event.sequence = expected;
-            }
-            if event.sequence != expected {
-                return Err(BatchError::Sequence {
-                    index,
-                    expected,
-                    actual: event.sequence,
-                });
-            }
-            Event::try_from(event).map_err(|source| BatchError::Event { index, source })
-        })
+        .map(|(index, event)| believe(event, first_sequence, index))
         .collect()
+}
+
+/// Decodes the event at `index` of a list that begins with `first_sequence`.
+///
+/// # Errors
+/// [`BatchError`] when it is not as expected.
+pub fn decode_event(
+    raw: &[u8],
+    first_sequence: SequenceNumber,
+    index: usize,
+) -> Result<Event, BatchError> {
+    believe(event_wire::Event::decode(raw)?, first_sequence, index)
+}
+
+fn believe(
+    mut event: event_wire::Event,
+    first_sequence: SequenceNumber,
+    index: usize,
+) -> Result<Event, BatchError> {
+    let expected = first_sequence.0.wrapping_add(index as u64);
+    if event.sequence == BY_PLACE {
+        event.sequence = expected;
+    }
+    if event.sequence != expected {
+        return Err(BatchError::Sequence {
+            index,
+            expected,
+            actual: event.sequence,
+        });
+    }
+    Event::try_from(event).map_err(|source| BatchError::Event { index, source })
+}
+
+/// Decompresses to at most `bytes_max` bytes.
+///
+/// # Errors
+/// zstd's, for what is no zstd or gives more.
+pub fn decompress(compressed: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
+    thread_local! {
+        // Its tables are large, and a batch may be small.
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+            const { RefCell::new(None) };
+    }
+    // One frame that says how much it holds needs no more room than that.
+    let is_one_frame = zstd::zstd_safe::find_frame_compressed_size(compressed)
+        .is_ok_and(|bytes| bytes == compressed.len());
+    let room = match zstd::zstd_safe::get_frame_content_size(compressed) {
+        Ok(Some(bytes)) if is_one_frame => {
+            usize::try_from(bytes).map_or(bytes_max, |bytes| bytes.min(bytes_max))
+        }
+        Ok(_) | Err(_) => bytes_max,
+    };
+    DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        let decompressor = match decompressor {
+            Some(decompressor) => decompressor,
+            None => decompressor.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(compressed, room)
+    })
 }
 
 fn check_size(what: &'static str, value: usize, limit: usize) -> Result<(), BatchError> {

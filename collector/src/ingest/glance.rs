@@ -11,11 +11,11 @@
 
 use shrike_proto::{
     batch::BY_PLACE,
-    event::{Action, Kind},
+    event::{Action, Kind, Mention},
     id::{PolicyName, RuleName, SequenceNumber},
 };
 
-use crate::store::summary::{Mention, Summary};
+use crate::store::summary::Summary;
 
 /// Looks over the `count` events from `first` on in an encoded event list.
 pub fn glance(raw: &[u8], first: SequenceNumber, count: u32) -> Option<Summary> {
@@ -33,12 +33,16 @@ pub fn glance(raw: &[u8], first: SequenceNumber, count: u32) -> Option<Summary> 
     (summary.count == count && count > 0).then_some(summary)
 }
 
-struct Glanced<'a> {
-    sequence: u64,
-    mention: Mention<'a>,
+/// What a glance at one event gives.
+pub struct Glanced<'a> {
+    /// Its number, or that it has the one of its place.
+    pub sequence: u64,
+    /// What it mentions.
+    pub mention: Mention<'a>,
 }
 
-fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
+/// Looks over one encoded event; `None` for an unusual one.
+pub fn glance_event(bytes: &[u8]) -> Option<Glanced<'_>> {
     let (mut sequence, mut time) = (0, 0);
     let (mut process, mut verdict, mut fact) = (None, None, None);
     let mut receipt = None;

@@ -5,7 +5,7 @@
 //!                                      ← acknowledgements ←
 //! ```
 
-mod glance;
+pub(crate) mod glance;
 mod prepare;
 mod service;
 pub mod session;

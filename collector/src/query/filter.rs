@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use shrike_proto::{
     condition::{Condition, ConditionError, Term},
-    event::{Action, Event, Kind},
+    event::{Action, Event, Kind, Mention},
     id::{Epoch, IdError, NodeId},
     wire::admin,
 };
@@ -188,12 +188,23 @@ impl Filter {
 
     /// Says whether an event is asked for.
     pub fn matches(&self, node: &NodeId, epoch: Epoch, event: &Event) -> bool {
-        (self.since_unix_ns..self.until_unix_ns).contains(&event.time_unix_ns)
-            && self.terms.iter().all(|term| term.matches(node, event))
+        self.may_match_event(node, &Mention::from(event))
             && self
                 .condition
                 .as_ref()
                 .is_none_or(|condition| condition.matches_rest(node, epoch, event))
+    }
+
+    /// Says whether an event that mentions this may be asked for: never
+    /// wrongly "no".
+    pub fn may_match_event(&self, node: &NodeId, event: &Mention<'_>) -> bool {
+        (self.since_unix_ns..self.until_unix_ns).contains(&event.time_unix_ns)
+            && self.terms.iter().all(|term| term.matches(node, event))
+    }
+
+    /// Says whether nothing can be left out by what it mentions.
+    pub fn is_without_terms(&self) -> bool {
+        self.terms.is_empty() && (self.since_unix_ns, self.until_unix_ns) == (i64::MIN, i64::MAX)
     }
 
     /// Says whether the filter is about this node.

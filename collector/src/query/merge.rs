@@ -5,6 +5,9 @@
 //! footers ─prune→ [ blocks by earliest event ] ─load→ [ events by time ] → out
 //! ```
 //!
+//! A query that goes on loads ever more blocks at once, so that one that ends
+//! soon reads few and a long one uses every processor.
+//!
 //! An event goes out once nothing earlier can follow: neither from a block
 //! that waits nor from one that was not listed yet. "Earlier" is in the
 //! direction of the query. Towards the past, blocks are listed by their
@@ -23,22 +26,29 @@ use std::{
 
 use shrike_proto::event::{Event, StoredEvent};
 
-use super::{Filter, Window};
-use crate::{
-    chain::chain,
-    store::{
-        Damage, Order, Store, StoreError,
-        block::{self, BLOCK_SPAN_NS_MAX, BlockKey, Footer, Run},
-        covered::Covered,
-        listing::Listing,
-        stream::StreamKey,
-        succession::{Look, Replaced, Ticket},
-    },
+use super::{
+    Filter, Window,
+    load::{Loaded, load_all},
+};
+use crate::store::{
+    Damage, Order, Store, StoreError,
+    block::{BLOCK_SPAN_NS_MAX, BlockKey, Footer},
+    covered::Covered,
+    listing::Listing,
+    stream::StreamKey,
+    succession::{Look, Replaced, Ticket},
 };
 
 /// Events that wait to be merged. Beyond, the order across blocks gives way:
 /// it takes this many matching events within the span of a few blocks.
 const WAITING_EVENTS_MAX: usize = 200_000;
+
+/// Most blocks that are loaded at once: some milliseconds of every processor.
+const ROUND_BLOCKS_MAX: usize = 32;
+
+/// Most events of the blocks that are loaded at once, where there are two
+/// blocks or more: all of them may be asked for.
+const ROUND_EVENTS_MAX: usize = 65_536;
 
 /// What a query did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -164,6 +174,8 @@ struct Blocks<'a> {
     unlisted: i64,
     /// Events of blocks that were looked at and then merged into others.
     done: Covered,
+    /// Blocks of the next round.
+    at_once: usize,
 }
 
 impl<'a> Blocks<'a> {
@@ -182,6 +194,7 @@ impl<'a> Blocks<'a> {
             waiting: BinaryHeap::new(),
             unlisted: i64::MIN,
             done: Covered::default(),
+            at_once: 1,
         }
     }
 
@@ -200,19 +213,18 @@ impl<'a> Blocks<'a> {
         stats: &mut QueryStats,
     ) -> Result<ControlFlow<(), Vec<WaitingEvent>>, StoreError> {
         let look = self.look()?;
-        let next = self.waiting.peek();
-        if next.is_some_and(|Reverse(block)| block.earliest <= self.unlisted)
-            && let Some(Reverse(block)) = self.waiting.pop()
-        {
-            stats.blocks_read += 1;
-            let payload = self.store.payload(&block.key);
+        if self.is_loading_next() {
+            let round = self.take_round();
+            self.at_once = (self.at_once * 2).min(ROUND_BLOCKS_MAX);
+            stats.blocks_read += round.len() as u64;
+            let payloads: Vec<_> = round
+                .iter()
+                .map(|(key, _)| self.store.payload(key))
+                .collect();
             drop(look);
-            match payload.and_then(|payload| self.load(&block, payload)) {
-                Ok(found) => return Ok(ControlFlow::Continue(found)),
-                Err(StoreError::Damaged(damage)) => stats.damaged.add(&damage, block.footer.count),
-                Err(error) => return Err(error),
-            }
-            return Ok(ControlFlow::Continue(Vec::new()));
+            return self
+                .load(&round, payloads, stats)
+                .map(ControlFlow::Continue);
         }
         if self.page.is_empty() && !self.listing.is_done {
             self.page = self.store.page(&mut self.listing).into();
@@ -291,45 +303,56 @@ impl<'a> Blocks<'a> {
         self.waiting.push(Reverse(block));
     }
 
+    /// Says whether blocks are to be loaded, rather than more of them listed.
+    fn is_loading_next(&self) -> bool {
+        let is_listed = self.unlisted == i64::MAX;
+        self.waiting.peek().is_some_and(|Reverse(next)| {
+            is_listed || next.earliest <= self.unlisted && self.waiting.len() >= self.at_once
+        })
+    }
+
+    /// Takes the blocks that are loaded next, earliest first.
+    fn take_round(&mut self) -> Vec<(BlockKey, Footer)> {
+        let (mut round, mut events) = (Vec::new(), 0);
+        while round.len() < self.at_once
+            && let Some(Reverse(next)) = self.waiting.peek()
+            && (round.is_empty() || events + next.footer.count as usize <= ROUND_EVENTS_MAX)
+            && let Some(Reverse(block)) = self.waiting.pop()
+        {
+            events += block.footer.count as usize;
+            round.push((block.key, block.footer));
+        }
+        round
+    }
+
     fn load(
         &self,
-        block: &WaitingBlock,
-        payload: Option<Vec<u8>>,
+        round: &[(BlockKey, Footer)],
+        payloads: Vec<Result<Option<Vec<u8>>, StoreError>>,
+        stats: &mut QueryStats,
     ) -> Result<Vec<WaitingEvent>, StoreError> {
-        // Retention may have been faster.
-        let Some(payload) = payload else {
-            return Ok(Vec::new());
-        };
         let Search {
             filter,
             window,
             order,
             ..
         } = *self.search;
-        let damaged = |error| {
-            StoreError::Damaged(Damage {
-                what: block.key.to_string(),
-                why: chain(&error),
-            })
-        };
-        let unpacked = block::unpack(&block.key, &block.footer, &payload).map_err(damaged)?;
-        let is_wanted = |run: &Run| {
-            filter.selects_node(&run.stream.node)
-                && window.is_none_or(|window| window.may_hold_of(run))
-        };
         let mut found = Vec::new();
-        for (run, events) in unpacked.decode(is_wanted).map_err(damaged)? {
-            let stream = &run.stream;
-            found.extend(
-                events
-                    .into_iter()
-                    .filter(|event| {
-                        window.is_none_or(|window| window.holds(stream, event))
-                            && filter.matches(&stream.node, stream.epoch, event)
-                            && !self.done.holds(stream, event.sequence)
-                    })
-                    .map(|event| WaitingEvent::new(stream, event, order)),
-            );
+        for ((_, footer), loaded) in round.iter().zip(load_all(round, payloads, filter, window)) {
+            match loaded {
+                Ok(loaded) => {
+                    for Loaded { stream, events } in loaded {
+                        found.extend(
+                            events
+                                .into_iter()
+                                .filter(|event| !self.done.holds(&stream, event.sequence))
+                                .map(|event| WaitingEvent::new(&stream, event, order)),
+                        );
+                    }
+                }
+                Err(StoreError::Damaged(damage)) => stats.damaged.add(&damage, footer.count),
+                Err(error) => return Err(error),
+            }
         }
         Ok(found)
     }

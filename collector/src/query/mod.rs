@@ -5,6 +5,7 @@
 
 mod completeness;
 mod filter;
+mod load;
 mod merge;
 mod prune;
 mod service;

@@ -6,46 +6,12 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
-use shrike_proto::event::{Action, Event, Kind};
+use shrike_proto::event::{Event, Mention};
 
 use super::{
     block::{FOOTER_UIDS_MAX, Footer, action_bit, kind_bit},
     bloom::{self, Bloom, Tag},
 };
-
-/// What a summary takes from one event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mention<'a> {
-    /// When.
-    pub time_unix_ns: i64,
-    /// What happened.
-    pub kind: Kind,
-    /// The verdict's action, or that of the kill that it is the receipt of.
-    pub action: Option<Action>,
-    /// Who acted.
-    pub tgid: u32,
-    /// As which user.
-    pub uid: u32,
-    /// Running which executable.
-    pub exe: &'a [u8],
-    /// On which file.
-    pub path: Option<&'a [u8]>,
-}
-
-impl<'a> Mention<'a> {
-    /// Returns what an event mentions.
-    pub fn of(event: &'a Event) -> Self {
-        Self {
-            time_unix_ns: event.time_unix_ns,
-            kind: event.fact.kind(),
-            action: event.action(),
-            tgid: event.process.tgid,
-            uid: event.process.uid,
-            exe: &event.process.exe,
-            path: event.fact.path(),
-        }
-    }
-}
 
 /// Takes hashes as they are: they are mixed already.
 #[derive(Debug, Clone, Copy, Default)]
@@ -106,7 +72,7 @@ impl Summary {
         assert!(!events.is_empty(), "a block has events");
         let mut summary = Self::new(raw_bytes);
         for event in events {
-            summary.add(&Mention::of(event));
+            summary.add(&Mention::from(event));
         }
         summary
     }

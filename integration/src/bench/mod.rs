@@ -8,15 +8,16 @@
 //!   printed line or a compressed batch; Valgrind counts them.
 //! - **burst**: 200,000 opens at full speed, and what became of each.
 //! - **latency**: from the hook to the line of somebody who follows.
-//! - **ingest**: events a second that a collector takes durably over mutual
-//!   TLS, from batches that were encoded beforehand.
+//! - **collector**: what a collector takes durably over mutual TLS beside a
+//!   plain store, what a large and quiet fleet costs it, and how fast it finds
+//!   what is stored beside DuckDB.
 //!
 //! Instructions repeat within a few percent and leave out caches; wall times
 //! of an emulated machine say nothing about a real one, ratios do.
 
 mod agent;
 mod burst;
-mod ingest;
+pub mod collector;
 mod kernel;
 mod latency;
 
@@ -24,6 +25,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
+
+pub use collector::Load;
 
 use crate::build::{Binaries, What};
 use crate::layout::Layout;
@@ -40,8 +43,8 @@ pub enum Part {
     Burst,
     /// From the hook to a followed line.
     Latency,
-    /// The collector's durable ingest.
-    Ingest,
+    /// The collector's ingest, fleet and queries.
+    Collector,
 }
 
 impl Part {
@@ -51,7 +54,7 @@ impl Part {
         Self::Agent,
         Self::Burst,
         Self::Latency,
-        Self::Ingest,
+        Self::Collector,
     ];
 }
 
@@ -59,8 +62,23 @@ impl Part {
 ///
 /// # Errors
 /// When a part cannot be measured, or the file not be written.
-pub fn run(layout: &Layout, parts: &[Part], kernels: &[Kernel], json: Option<&Path>) -> Result<()> {
-    setup::prepare(layout, Need::Machines)?;
+pub fn run(
+    layout: &Layout,
+    parts: &[Part],
+    kernels: &[Kernel],
+    load: Load,
+    json: Option<&Path>,
+) -> Result<()> {
+    let in_machines = |part: &Part| match part {
+        Part::Kernel | Part::Burst | Part::Latency => true,
+        Part::Agent | Part::Collector => false,
+    };
+    let need = if parts.iter().any(in_machines) {
+        Need::Machines
+    } else {
+        Need::Build
+    };
+    setup::prepare(layout, need)?;
     if parts.contains(&Part::Kernel) {
         setup::prepare_peers(layout)?;
     }
@@ -79,7 +97,7 @@ pub fn run(layout: &Layout, parts: &[Part], kernels: &[Kernel], json: Option<&Pa
             Part::Agent => ("agent", agent::run(layout)?),
             Part::Burst => ("burst", burst::run(layout, &binaries)?),
             Part::Latency => ("latency", latency::run(layout, &binaries)?),
-            Part::Ingest => ("ingest", ingest::run(layout, &binaries)?),
+            Part::Collector => ("collector", collector::run(layout, &binaries, load)?),
         };
         figures.insert(name.to_owned(), value);
         if let Some(file) = json {

@@ -30,7 +30,7 @@ pub use error::ConditionError;
 pub use term::Term;
 
 use crate::{
-    event::{Event, field::Field},
+    event::{Event, Mention, field::Field},
     id::{Epoch, NodeId},
 };
 use evaluate::Rest;
@@ -80,7 +80,8 @@ impl Condition {
 
     /// Says whether an event meets the condition.
     pub fn matches(&self, node: &NodeId, epoch: Epoch, event: &Event) -> bool {
-        self.terms.iter().all(|term| term.matches(node, event))
+        let mention = Mention::from(event);
+        self.terms.iter().all(|term| term.matches(node, &mention))
             && self.matches_rest(node, epoch, event)
     }
 

@@ -8,7 +8,7 @@ use chrono::DateTime;
 
 use crate::{
     escape::{from_lossless, lossless},
-    event::{Action, Event, Kind, field::Field},
+    event::{Action, Kind, Mention, field::Field},
     id::NodeId,
 };
 
@@ -40,24 +40,22 @@ pub enum Term {
 }
 
 impl Term {
-    /// Says whether the term is true of an event.
-    pub fn matches(&self, node: &NodeId, event: &Event) -> bool {
+    /// Says whether the term is true of an event that mentions this.
+    pub fn matches(&self, node: &NodeId, event: &Mention<'_>) -> bool {
         match self {
             Self::Nodes(nodes) => nodes.iter().any(|it| it == node.as_str()),
-            Self::Kinds(kinds) => kinds.contains(&event.fact.kind()),
-            Self::Pids(pids) => pids.contains(&event.process.tgid),
-            Self::Uids(uids) => uids.contains(&event.process.uid),
-            Self::Executables(exes) => exes.iter().any(|exe| **exe == *event.process.exe),
+            Self::Kinds(kinds) => kinds.contains(&event.kind),
+            Self::Pids(pids) => pids.contains(&event.tgid),
+            Self::Uids(uids) => uids.contains(&event.uid),
+            Self::Executables(exes) => exes.iter().any(|exe| exe == event.exe),
             Self::Paths(paths) => event
-                .fact
-                .path()
+                .path
                 .is_some_and(|path| paths.iter().any(|it| it == path)),
             Self::PathPrefixes(prefixes) => event
-                .fact
-                .path()
+                .path
                 .is_some_and(|path| prefixes.iter().any(|prefix| path.starts_with(prefix))),
-            Self::Actions(actions) => event.action().is_some_and(|it| actions.contains(&it)),
-            Self::Verdict => event.action().is_some(),
+            Self::Actions(actions) => event.action.is_some_and(|it| actions.contains(&it)),
+            Self::Verdict => event.action.is_some(),
             Self::Since(since) => event.time_unix_ns >= *since,
             Self::Until(until) => event.time_unix_ns < *until,
         }

@@ -21,6 +21,7 @@ pub mod field;
 mod image;
 #[cfg(feature = "present")]
 pub mod json;
+mod mention;
 #[cfg(feature = "present")]
 pub mod ocsf;
 mod process;
@@ -35,6 +36,7 @@ pub use alert::{Alert, Cause, Obstacle};
 pub use change::{Change, ChangedName, Operation};
 pub use fact::{Exec, Exit, Fact, Fork, Kind, Open, ResolvedPath};
 pub use image::{Capabilities, Environment, Image, Namespaces};
+pub use mention::Mention;
 pub use process::{Ancestor, Comm, Process};
 #[cfg(feature = "present")]
 pub use time_text::TimeText;

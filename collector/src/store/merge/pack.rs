@@ -3,14 +3,17 @@
 
 use std::sync::LazyLock;
 
-use shrike_proto::{event::Event, wire::FILE_DESCRIPTOR_SET};
+use shrike_proto::{
+    event::{Event, Mention},
+    wire::FILE_DESCRIPTOR_SET,
+};
 
 use crate::store::{
     Store, StoreError,
     block::{self, BLOCK_BYTES_MAX, Block, BlockError, BlockKey, Run, Unpacked},
     columns::{ColumnsError, Rows, Schema},
     succession::{Extent, Merge},
-    summary::{Mention, Summary},
+    summary::Summary,
 };
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
@@ -100,7 +103,7 @@ fn pack_one(store: &dyn Store, parts: &[Extent]) -> Result<Block, PackError> {
     let mut summary = Summary::new(rows.list(0..rows.len()).len());
     events
         .iter()
-        .for_each(|event| summary.add(&Mention::of(event)));
+        .for_each(|event| summary.add(&Mention::from(event)));
     let mut footer = summary.footer(payload.len());
     let first = runs.first().ok_or(PackError::Differs)?;
     let key = BlockKey {

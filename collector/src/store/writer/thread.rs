@@ -36,6 +36,11 @@ const COMMIT_REQUESTS_MAX: usize = 256;
 /// Most payload bytes in one commit: about 100 ms of a slow disk.
 const COMMIT_BYTES_MAX: usize = 8 << 20;
 
+/// Least time from the begin of one commit to that of the next: a large fleet
+/// of quiet nodes would otherwise have a flush for each few of its batches. One
+/// that comes alone is committed at once.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Room for what sled writes beside the payload: footers, and leaves that are
 /// rewritten.
 const WRITE_AMPLIFICATION: u64 = 4;
@@ -101,6 +106,7 @@ impl WriterThread {
     /// Serves requests until the last one.
     pub(super) fn run(&mut self, mut queue: mpsc::Receiver<Request>) {
         let mut stopping = false;
+        let mut next_commit = Instant::now();
         while !stopping {
             let Some(first) = queue.blocking_recv() else {
                 return;
@@ -108,11 +114,22 @@ impl WriterThread {
             let mut gathered = Gathered::default();
             let mut requests = 1;
             stopping = self.take(first, &mut gathered).is_break();
+            let mut has_waited = false;
             while !stopping && requests < COMMIT_REQUESTS_MAX && gathered.bytes < COMMIT_BYTES_MAX {
-                let Ok(request) = queue.try_recv() else { break };
-                requests += 1;
-                stopping = self.take(request, &mut gathered).is_break();
+                match queue.try_recv() {
+                    Ok(request) => {
+                        requests += 1;
+                        stopping = self.take(request, &mut gathered).is_break();
+                    }
+                    // Whoever only asks for a watermark has its answer.
+                    Err(_) if has_waited || gathered.waiting.is_empty() => break,
+                    Err(_) => {
+                        thread::sleep(next_commit.saturating_duration_since(Instant::now()));
+                        has_waited = true;
+                    }
+                }
             }
+            next_commit = Instant::now() + COMMIT_INTERVAL;
             self.finish(gathered);
         }
     }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use shrike_integration::bench::{self, Part};
+use shrike_integration::bench::{self, Load, Part};
 use shrike_integration::demo::{self, Afterwards};
 use shrike_integration::layout::Layout;
 use shrike_integration::setup::{self, Kernel, Need};
@@ -49,6 +49,12 @@ enum Command {
         /// Only on these kernels (the part `kernel`).
         #[arg(long = "kernel", value_name = "KERNEL", value_enum)]
         kernels: Vec<Kernel>,
+        /// So many events in the store (the part `collector`).
+        #[arg(long, value_name = "N", default_value_t = Load::default().events)]
+        events: u64,
+        /// So many nodes with an event a second (the part `collector`).
+        #[arg(long, value_name = "N", default_value_t = Load::default().nodes)]
+        nodes: u64,
         /// Only these parts.
         #[arg(value_enum)]
         parts: Vec<Part>,
@@ -102,6 +108,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench {
             json,
             kernels,
+            events,
+            nodes,
             parts,
         } => {
             let parts = if parts.is_empty() {
@@ -114,7 +122,8 @@ fn run(command: Command) -> Result<ExitCode> {
             } else {
                 &kernels[..]
             };
-            bench::run(&layout, parts, kernels, json.as_deref())?;
+            let load = Load { events, nodes };
+            bench::run(&layout, parts, kernels, load, json.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Proof(proof) => proof.run(&layout),
