@@ -96,6 +96,7 @@ async fn query(
         filter: Some(filter),
         order: order.into(),
         limit: limit.unwrap_or_default(),
+        after: None,
     };
     let mut reading = Reading::open(connection, request).await?;
     // `--last` turns the order around, and is bounded by its own range.

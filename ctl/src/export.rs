@@ -75,6 +75,7 @@ async fn write(
         filter: Some(filter),
         order: Order::OldestFirst.into(),
         limit: 0,
+        after: None,
     };
     let mut reading = Reading::open(connection, request).await?;
     let mut writer = Writer::new(format, sink)?;

@@ -235,6 +235,7 @@ async fn read(
         filter: Some(filter),
         order: Order::OldestFirst.into(),
         limit: 0,
+        after: None,
     };
     let mut reading = Reading::open(connection, request).await?;
     while let Some(events) = reading.next(summary).await? {

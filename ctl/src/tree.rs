@@ -70,6 +70,7 @@ async fn gather(
         filter: Some(filter),
         order: Order::OldestFirst.into(),
         limit: 0,
+        after: None,
     };
     let mut reading = Reading::open(connection, request).await?;
     let mut lineage = Lineage::default();

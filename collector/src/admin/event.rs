@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    query::{self, Filter, Queries},
+    query::{self, Filter, PAGE_EVENTS_MAX, Place, Queries},
     store::{Order, Store},
     tail::{self, History, Tail},
 };
@@ -69,9 +69,19 @@ impl EventService for EventAdmin {
             }
         };
         let filter = filter(request.filter)?;
+        let after = request
+            .after
+            .map(Place::try_from)
+            .transpose()
+            .map_err(|error| Status::invalid_argument(format!("after: {error}")))?;
+        if after.is_some() && !(1..=PAGE_EVENTS_MAX).contains(&request.limit) {
+            return Err(Status::invalid_argument(format!(
+                "a page has a limit of 1 to {PAGE_EVENTS_MAX} events"
+            )));
+        }
         let slot = self.queries.admit()?;
         let store = Arc::clone(&self.store);
-        let chunks = query::serve(store, filter, order, request.limit, slot);
+        let chunks = query::serve(store, filter, order, request.limit, after, slot);
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
 

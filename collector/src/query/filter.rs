@@ -14,7 +14,10 @@ use shrike_proto::{
 };
 
 use super::prune;
-use crate::store::block::{BlockKey, Footer};
+use crate::store::{
+    Order,
+    block::{BlockKey, Footer},
+};
 
 /// Values in one term: more is a mistake, and each costs time for every
 /// event.
@@ -176,6 +179,18 @@ impl Filter {
     #[must_use]
     pub fn from_any_time(mut self) -> Self {
         self.since_unix_ns = i64::MIN;
+        self
+    }
+
+    /// Leaves out what lies before a moment, in the direction of a query; what
+    /// lies in it stays.
+    pub fn behind(mut self, time_unix_ns: i64, order: Order) -> Self {
+        match order {
+            Order::OldestFirst => self.since_unix_ns = self.since_unix_ns.max(time_unix_ns),
+            Order::NewestFirst => {
+                self.until_unix_ns = self.until_unix_ns.min(time_unix_ns.saturating_add(1));
+            }
+        }
         self
     }
 

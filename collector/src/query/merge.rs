@@ -29,6 +29,7 @@ use shrike_proto::event::{Event, StoredEvent};
 use super::{
     Filter, Window,
     load::{Loaded, load_all},
+    place::{Key, Place, at},
 };
 use crate::store::{
     Damage, Order, Store, StoreError,
@@ -61,6 +62,8 @@ pub struct QueryStats {
     pub blocks_pruned: u64,
     /// Blocks that cannot be read: what they held is missing.
     pub damaged: DamagedBlocks,
+    /// The last event's place, where the limit was reached.
+    pub next: Option<Place>,
 }
 
 /// Blocks that are not as they were written.
@@ -107,6 +110,8 @@ pub struct Search<'a> {
     pub order: Order,
     /// How many at most; 0 for all.
     pub limit: u64,
+    /// Only what is behind this place.
+    pub after: Option<&'a Place>,
     /// Says whether nobody waits for the answer any more. Asked for each
     /// block, because a search that finds nothing has nothing to send by
     /// which it would notice.
@@ -139,13 +144,18 @@ pub fn run(
     let mut blocks = Blocks::new(store, search);
     let mut events: BinaryHeap<Reverse<WaitingEvent>> = BinaryHeap::new();
     loop {
+        let earliest = blocks.earliest();
         let event_is_next = events.peek().is_some_and(|Reverse(event)| {
-            event.at <= blocks.earliest() || events.len() > WAITING_EVENTS_MAX
+            event.at < earliest || earliest == i64::MAX || events.len() > WAITING_EVENTS_MAX
         });
         if event_is_next {
             if let Some(Reverse(event)) = events.pop() {
                 stats.matched += 1;
-                if emit(event.stored).is_break() || stats.matched == limit {
+                let is_last = stats.matched == limit;
+                if is_last {
+                    stats.next = Some((&event.stored).into());
+                }
+                if emit(event.stored).is_break() || is_last {
                     return Ok(stats);
                 }
             }
@@ -153,13 +163,32 @@ pub fn run(
             return Ok(stats);
         } else {
             match blocks.go_on(&mut stats) {
-                Ok(ControlFlow::Continue(found)) => events.extend(found.into_iter().map(Reverse)),
+                Ok(ControlFlow::Continue(found)) => {
+                    events.extend(found.into_iter().map(Reverse));
+                    if limit > 0 {
+                        keep_first(&mut events, limit - stats.matched);
+                    }
+                }
                 Ok(ControlFlow::Break(())) => return Ok(stats),
                 Err(error) => return Err(error),
             }
         }
     }
 }
+
+/// Forgets events that are beyond the limit whatever comes, once they are many.
+fn keep_first(events: &mut BinaryHeap<Reverse<WaitingEvent>>, wanted: u64) {
+    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+    if events.len() > wanted.saturating_mul(2).max(KEPT_ANYWAY) {
+        let mut all = std::mem::take(events).into_vec();
+        all.select_nth_unstable_by(wanted, |Reverse(one), Reverse(other)| one.cmp(other));
+        all.truncate(wanted);
+        *events = all.into();
+    }
+}
+
+/// Events that are not worth looking through.
+const KEPT_ANYWAY: usize = 4096;
 
 /// The blocks of a query: listed, waiting, or read.
 struct Blocks<'a> {
@@ -335,6 +364,7 @@ impl<'a> Blocks<'a> {
             filter,
             window,
             order,
+            after,
             ..
         } = *self.search;
         let mut found = Vec::new();
@@ -346,7 +376,10 @@ impl<'a> Blocks<'a> {
                             events
                                 .into_iter()
                                 .filter(|event| !self.done.holds(&stream, event.sequence))
-                                .map(|event| WaitingEvent::new(&stream, event, order)),
+                                .map(|event| WaitingEvent::new(&stream, event, order))
+                                .filter(|event| {
+                                    after.is_none_or(|after| event.place() > after.key(order))
+                                }),
                         );
                     }
                 }
@@ -355,14 +388,6 @@ impl<'a> Blocks<'a> {
             }
         }
         Ok(found)
-    }
-}
-
-/// Turns times so that smaller is earlier in the direction of the query.
-fn at(time_unix_ns: i64, order: Order) -> i64 {
-    match order {
-        Order::OldestFirst => time_unix_ns,
-        Order::NewestFirst => !time_unix_ns,
     }
 }
 
@@ -436,7 +461,7 @@ impl WaitingEvent {
         }
     }
 
-    fn place(&self) -> (i64, &str, [u8; 16], i64) {
+    fn place(&self) -> Key<'_> {
         (
             self.at,
             self.stored.node.as_str(),
@@ -483,6 +508,7 @@ mod tests {
             window: None,
             order,
             limit,
+            after: None,
             is_abandoned: &|| false,
         }
     }
@@ -596,7 +622,49 @@ mod tests {
         assert!(stats.blocks_read < 6, "{stats:?}");
     }
 
+    #[test]
+    fn what_is_beyond_the_limit_is_not_held() {
+        let times: Vec<i64> = (0..3 * KEPT_ANYWAY as i64).collect();
+        let store = store_with(&[times.iter().rev().copied().collect()]);
+        let (found, _) = collect(&store, Order::OldestFirst, 10);
+        assert_eq!(found, times[..10]);
+    }
+
     proptest! {
+        #[test]
+        fn pages_are_the_whole_answer_in_its_order(
+            times in prop::collection::vec(
+                prop::collection::vec(0..20i64, 1..8), 1..12),
+            newest: bool,
+            size in 1..9u64,
+        ) {
+            let store = store_with(&times);
+            let order = if newest { Order::NewestFirst } else { Order::OldestFirst };
+            let filter = Filter::default();
+            let read = |limit, after: Option<&Place>| {
+                let mut places = Vec::new();
+                let search = Search { after, ..search(&filter, order, limit) };
+                let stats = run(&store, &search, |stored| {
+                    places.push(Place::from(&stored));
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                (places, stats.next)
+            };
+            let (whole, _) = read(0, None);
+            prop_assert!(whole.is_sorted_by(|one, other| one.key(order) < other.key(order)));
+            let (mut paged, mut next) = (Vec::new(), None);
+            loop {
+                let (page, behind) = read(size, next.as_ref());
+                paged.extend(page);
+                next = behind;
+                if next.is_none() {
+                    break;
+                }
+            }
+            prop_assert_eq!(paged, whole);
+        }
+
         #[test]
         fn events_come_in_order_of_time(
             times in prop::collection::vec(

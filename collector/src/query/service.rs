@@ -6,7 +6,7 @@ use shrike_proto::wire::admin::{self, QueryEventsResponse, QuerySummary};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
-use super::{Completeness, Filter, QueryStats, Search, run};
+use super::{Completeness, Filter, Place, QueryStats, Search, run};
 use crate::{
     chain::chain,
     chunk::Chunk,
@@ -53,17 +53,25 @@ pub fn serve(
     filter: Filter,
     order: Order,
     limit: u64,
+    after: Option<Place>,
     slot: OwnedSemaphorePermit,
 ) -> mpsc::Receiver<Result<QueryEventsResponse, Status>> {
     let (sender, receiver) = mpsc::channel(CHUNKS_QUEUED);
     tokio::task::spawn_blocking(move || {
         let _slot = slot;
         let mut chunk = Chunk::default();
+        // What is before the page is not looked for; what is missing from the
+        // whole range is told.
+        let rest = match &after {
+            Some(after) => filter.clone().behind(after.time_unix_ns, order),
+            None => filter.clone(),
+        };
         let search = Search {
-            filter: &filter,
+            filter: &rest,
             window: None,
             order,
             limit,
+            after: after.as_ref(),
             is_abandoned: &|| sender.is_closed(),
         };
         let result = run(&*store, &search, |stored| match chunk.push(stored.into()) {
@@ -107,6 +115,7 @@ pub fn summary(
             events: stats.damaged.events,
             named: stats.damaged.named,
         }),
+        next: stats.next.map(Into::into),
         in_flight: completeness.in_flight,
         losses: completeness.losses_to_wire(),
     })

@@ -51,6 +51,7 @@ pub(super) fn send(
         window: Some(window),
         order: Order::OldestFirst,
         limit: 0,
+        after: None,
         is_abandoned: &|| messages.is_closed(),
     };
     let stats = query::run(store, &search, |stored| {
@@ -82,6 +83,7 @@ fn find_newest(
         window: Some(window),
         order: Order::NewestFirst,
         limit,
+        after: None,
         is_abandoned: &|| messages.is_closed(),
     };
     let mut oldest = None;

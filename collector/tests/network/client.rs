@@ -183,6 +183,7 @@ pub async fn sequences(address: &str, files: &TlsFiles) -> Vec<u64> {
         filter: Some(EventFilter::default()),
         order: admin::Order::OldestFirst.into(),
         limit: 0,
+        ..QueryEventsRequest::default()
     };
     let (events, _) = query(address, files, request).await.unwrap();
     events

@@ -85,6 +85,7 @@ async fn collector_killed_while_it_merges_has_each_event_once() {
             filter: Some(EventFilter::default()),
             order: admin::Order::OldestFirst.into(),
             limit: 0,
+            ..QueryEventsRequest::default()
         };
         let (events, summary) = query(&collector.address, &admin, request).await.unwrap();
         let found = events

@@ -33,6 +33,7 @@ async fn queries_filter_limit_and_order() {
             filter: Some(filter),
             order: order.into(),
             limit,
+            ..QueryEventsRequest::default()
         };
         let (events, summary) = query(site.address(), &site.admin, request).await.unwrap();
         let sequences: Vec<u64> = events
@@ -90,7 +91,7 @@ async fn condition_skips_blocks_and_is_refused_with_its_place() {
                 ..EventFilter::default()
             }),
             order: Order::OldestFirst.into(),
-            limit: 0,
+            ..QueryEventsRequest::default()
         };
         query(site.address(), &site.admin, request).await
     };
@@ -237,6 +238,46 @@ async fn query_whose_reader_left_makes_room_for_others() {
         }
         assert!(begun.elapsed() < PATIENCE, "no room");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn pages_are_the_whole_answer() {
+    let site = Site::start();
+    let mut session = site.session().await;
+    for index in 0..3 {
+        session.send_batch(sealed(1 + index * 50, 50)).await;
+        session.ack().await;
+    }
+    let page = async |limit, after| {
+        let request = QueryEventsRequest {
+            order: Order::NewestFirst.into(),
+            limit,
+            after,
+            ..QueryEventsRequest::default()
+        };
+        query(site.address(), &site.admin, request).await
+    };
+    let (mut found, mut next) = (Vec::new(), None);
+    loop {
+        let (events, summary) = page(40, next).await.unwrap();
+        found.extend(
+            events
+                .into_iter()
+                .map(|stored| stored.event.unwrap().sequence),
+        );
+        next = summary.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, (1..=150).rev().collect::<Vec<u64>>());
+
+    let (_, summary) = page(1, None).await.unwrap();
+    for limit in [0, 50_001] {
+        let refused = page(limit, summary.next.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains("50000"), "{refused}");
     }
 }
 

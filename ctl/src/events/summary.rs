@@ -153,6 +153,7 @@ mod tests {
                 damaged: None,
                 losses: Vec::new(),
                 in_flight: 0,
+                next: None,
             },
             None,
         );

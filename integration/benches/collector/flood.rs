@@ -46,7 +46,7 @@ impl Encoded {
         while next <= events {
             let count = BATCH_EVENTS.min(events + 1 - next);
             // Another batch of each node, so that nodes differ; never none.
-            if (batches.len() as u64 + number * 7) % RARE_EACH == 0 {
+            if (batches.len() as u64 + number * 7).is_multiple_of(RARE_EACH) {
                 node.run_rare();
             }
             for _ in 0..count {

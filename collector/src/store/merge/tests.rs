@@ -101,6 +101,7 @@ fn ask(
         window,
         order,
         limit: 0,
+        after: None,
         is_abandoned: &|| {
             meanwhile();
             false
