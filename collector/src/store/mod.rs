@@ -20,6 +20,7 @@ pub mod export;
 mod layout;
 pub mod listing;
 pub mod memory;
+pub mod mend;
 pub mod merge;
 pub mod piece;
 pub mod record;
