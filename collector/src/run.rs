@@ -51,6 +51,7 @@ use crate::{
         Store, StoreError,
         disk::Disk,
         export::{self, ExportError},
+        mend::{Mend, mend},
         retention::Retention,
         sled::Existing,
         upkeep,
@@ -99,7 +100,7 @@ pub enum StartError {
         /// The store's folder.
         data_dir: PathBuf,
         /// What is not whole.
-        verification: Verification,
+        verification: Box<Verification>,
     },
     /// The schema for reflection cannot be used.
     #[error("cannot offer reflection")]
@@ -123,7 +124,8 @@ fn damaged(data_dir: &std::path::Path, verification: &Verification) -> String {
     }
     text.push_str(&format!(
         "\nTo save what is whole, run\n  shrike-collector store export --data-dir {0} > events.ndjson\n\
-         then move {0} away and start with an empty folder.",
+         then move {0} away and start with an empty folder, or with a backup in it:\n  \
+         shrike-collector store restore --data-dir {0} BACKUP",
         data_dir.display()
     ));
     text
@@ -323,16 +325,29 @@ impl Collector {
     }
 }
 
-/// Opens the store and refuses one that is not whole.
+/// Opens the store, mends it where blocks are damaged, and refuses one that
+/// cannot be mended.
 fn open_store(data_dir: PathBuf) -> Result<(Arc<dyn Store>, Verification), StartError> {
     let started = Instant::now();
-    let (store, verification) = export::check(&data_dir, Existing::OrNew)?;
-    let Some(store) = store.filter(|_| verification.is_whole()) else {
+    let (store, mut verification) = export::check(&data_dir, Existing::OrNew)?;
+    let Some(store) = store.filter(|_| verification.is_mendable()) else {
         return Err(StartError::Damaged {
             data_dir,
-            verification,
+            verification: Box::new(verification),
         });
     };
+    if !verification.is_whole() {
+        for mend in mend(&store, &verification)? {
+            tell(&mend);
+        }
+        verification = store.verify()?;
+    }
+    if !verification.is_whole() {
+        return Err(StartError::Damaged {
+            data_dir,
+            verification: Box::new(verification),
+        });
+    }
     tracing::info!(
         data_dir = %data_dir.display(),
         blocks = verification.blocks,
@@ -341,4 +356,36 @@ fn open_store(data_dir: PathBuf) -> Result<(Arc<dyn Store>, Verification), Start
         "the store is whole"
     );
     Ok((Arc::new(store), verification))
+}
+
+/// Says what was done for a damaged block.
+fn tell(mend: &Mend) {
+    match mend {
+        Mend::FooterMade { block, why } => tracing::error!(
+            why,
+            "{block} is damaged: its footer was made anew from its events, of which none is lost"
+        ),
+        Mend::SetAside {
+            block,
+            why,
+            runs,
+            kept,
+        } => {
+            let lost: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+            let lost = match lost {
+                0 => "an unknown number of events".to_owned(),
+                lost => format!("{lost} events"),
+            };
+            tracing::error!(
+                why,
+                kept = %kept.display(),
+                "{block} is damaged: it was set aside, and {lost} became lost (store-missing)"
+            );
+        }
+        Mend::Missing { stream, events } => tracing::error!(
+            "{events} events of node {} epoch {} are in no block: they became lost (store-missing)",
+            stream.node,
+            stream.epoch
+        ),
+    }
 }

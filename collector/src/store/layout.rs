@@ -42,6 +42,9 @@ pub const FORMAT: &str = "shrike-store 2";
 /// only needs the new name.
 pub const FORMAT_BEFORE: &str = "shrike-store 1";
 
+/// In place of the format's name until a restore is complete.
+pub const RESTORING: &str = "shrike-store restoring";
+
 /// First byte of a key: what lies under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Space {

@@ -21,6 +21,7 @@ pub mod hours;
 mod layout;
 pub mod listing;
 pub mod memory;
+pub mod mend;
 pub mod merge;
 pub mod piece;
 pub mod record;

@@ -9,6 +9,8 @@
 //! - A leaf holds up to 17 values and is rewritten as one record; a record
 //!   past a quarter of a segment becomes a blob file, and these leak. Hence
 //!   16 MiB segments, the longest there are, and blocks of at most 224 KiB.
+//! - What is removed from a leaf stays in it on disk until the leaf is written
+//!   anew, with its tenth change.
 //! - A failed write poisons the open database for good: [`recover`] closes
 //!   and opens it again.
 //!
@@ -31,14 +33,14 @@ use super::{
     block::{BLOCK_BYTES_MAX, BlockKey, Footer},
     damaged_record,
     layout::{
-        FORMAT, FORMAT_BEFORE, FORMAT_KEY, Space, block_key, pack_payload, parse_watermark_key,
-        unpack_payload, watermark_key,
+        FORMAT, FORMAT_BEFORE, FORMAT_KEY, RESTORING, Space, block_key, pack_payload,
+        parse_watermark_key, unpack_payload, watermark_key,
     },
     listing::{Listing, PAGE_FOOTERS},
     record, record_name,
     stream::{StreamKey, Watermark},
     succession::Succession,
-    verify::{Balance, Verification},
+    verify::{Balance, Broken, Verification},
 };
 use crate::chain::chain;
 
@@ -67,7 +69,7 @@ pub enum Existing {
 /// Keeps everything in a folder.
 #[derive(Debug)]
 pub struct SledStore {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     // Written by `recover` only; readers clone the handle and let go.
     open: RwLock<Option<Handle>>,
     synced_blobs: Mutex<BTreeSet<OsString>>,
@@ -75,8 +77,8 @@ pub struct SledStore {
 }
 
 #[derive(Debug, Clone)]
-struct Handle {
-    db: sled::Db,
+pub(super) struct Handle {
+    pub(super) db: sled::Db,
     file: std::sync::Arc<File>,
 }
 
@@ -104,25 +106,65 @@ impl SledStore {
             source,
         })?;
         let handle = open(folder)?;
-        match existing {
-            Existing::OrNew => migrate(&handle)?,
-            // Whoever only looks leaves it to the version that wrote it.
-            Existing::Only => {}
-        }
-        Ok(Self {
+        let store = Self {
             folder: folder.to_owned(),
             open: RwLock::new(Some(handle)),
             synced_blobs: Mutex::default(),
             succession: Succession::default(),
-        })
+        };
+        match existing {
+            Existing::OrNew => store.migrate()?,
+            // Whoever only looks leaves it to the version that wrote it.
+            Existing::Only => {}
+        }
+        Ok(store)
     }
 
-    fn handle(&self) -> Result<Handle, StoreError> {
+    pub(super) fn handle(&self) -> Result<Handle, StoreError> {
         self.open
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .ok_or(StoreError::Recovering)
+    }
+
+    /// Gives a store of the format before the new name.
+    fn migrate(&self) -> Result<(), StoreError> {
+        let format = self.handle()?.db.get(FORMAT_KEY);
+        let format = format.map_err(|source| backend("read its format", source))?;
+        if format.as_deref() != Some(FORMAT_BEFORE.as_bytes()) {
+            return Ok(());
+        }
+        self.set_format(FORMAT)?;
+        tracing::info!(
+            from = FORMAT_BEFORE,
+            to = FORMAT,
+            "the store has a new format, which earlier collectors do not read"
+        );
+        Ok(())
+    }
+
+    /// Names the store's format.
+    pub(super) fn set_format(&self, format: &str) -> Result<(), StoreError> {
+        let handle = self.handle()?;
+        handle
+            .db
+            .insert(FORMAT_KEY, format.as_bytes())
+            .map_err(|source| backend("write its format", source))?;
+        self.flush(&handle)
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn flush(&self, handle: &Handle) -> Result<(), StoreError> {
+        handle
+            .db
+            .flush()
+            .map_err(|source| backend("flush a commit", source))?;
+        handle
+            .file
+            .sync_data()
+            .map_err(|source| backend("sync a commit to disk", source))?;
+        self.sync_new_blobs()
     }
 
     /// Syncs blob files that came up since the last time. With our bounds
@@ -173,15 +215,7 @@ impl Store for SledStore {
         if let Some(replacing) = replacing {
             replacing.tell(&commit.merges);
         }
-        handle
-            .db
-            .flush()
-            .map_err(|source| backend("flush a commit", source))?;
-        handle
-            .file
-            .sync_data()
-            .map_err(|source| backend("sync a commit to disk", source))?;
-        self.sync_new_blobs()
+        self.flush(&handle)
     }
 
     fn recover(&self) -> Result<(), StoreError> {
@@ -311,7 +345,7 @@ impl Store for SledStore {
                     verify_block(&handle.db, &stored, &value, &mut balance, &mut verification);
                 }
                 Err(error) => {
-                    verification.damage("a page of footers", error.to_string());
+                    verification.vital("a page of footers", error.to_string());
                     break;
                 }
             }
@@ -328,10 +362,10 @@ impl Store for SledStore {
             match entry.map_err(|source| backend("read a watermark", source)) {
                 Ok((key, value)) => match decode_watermark(&key, &value) {
                     Ok(mark) => marks.push(mark),
-                    Err(error) => verification.damage("a watermark", chain(&error)),
+                    Err(error) => verification.vital("a watermark", chain(&error)),
                 },
                 Err(error) => {
-                    verification.damage("a page of watermarks", chain(&error));
+                    verification.vital("a page of watermarks", chain(&error));
                     break;
                 }
             }
@@ -348,30 +382,31 @@ fn verify_block(
     balance: &mut Balance,
     verification: &mut Verification,
 ) {
-    let key = match decode_block_key(stored) {
-        Ok(key) => key,
-        Err(error) => return verification.damage("a block's key", chain(&error)),
+    let mut broken = Broken {
+        stored_key: stored[1..].to_vec(),
+        key: None,
+        footer: None,
+        why: String::new(),
     };
-    let footer = match decode_footer(stored, &key, footer) {
-        Ok(footer) => footer,
-        Err(error) => return verification.damage(key.to_string(), chain(&error)),
+    let whole = || -> Result<(BlockKey, Footer), String> {
+        let key = BlockKey::decode(&stored[1..]).map_err(|error| error.to_string())?;
+        broken.key = Some(key.clone());
+        let body = record::open(stored, footer).map_err(|error| error.to_string())?;
+        let footer = Footer::decode(body).map_err(|error| error.to_string())?;
+        balance.block(&footer.runs(&key));
+        broken.footer = Some(footer.clone());
+        let stored = block_key(Space::Payload, &key);
+        let value = db.get(&stored).map_err(|error| error.to_string())?;
+        let value = value.ok_or("its payload is missing")?;
+        let payload = record::open(&stored, &value).map_err(|error| error.to_string())?;
+        match unpack_payload(payload) {
+            Some(frames) if frames.len() == footer.payload_bytes as usize => Ok((key, footer)),
+            Some(_) | None => Err("its payload is not as its footer says".to_owned()),
+        }
     };
-    balance.block(&footer.runs(&key));
-    let stored = block_key(Space::Payload, &key);
-    match db.get(&stored) {
-        Ok(Some(value)) => match record::open(&stored, &value) {
-            Ok(payload) => match unpack_payload(payload) {
-                Some(frames) if frames.len() == footer.payload_bytes as usize => {
-                    verification.block(&key, &footer);
-                }
-                Some(_) | None => {
-                    verification.damage(key.to_string(), "its payload is not as its footer says");
-                }
-            },
-            Err(error) => verification.damage(key.to_string(), error.to_string()),
-        },
-        Ok(None) => verification.damage(key.to_string(), "its payload is missing"),
-        Err(error) => verification.damage(key.to_string(), error.to_string()),
+    match { whole }() {
+        Ok((key, footer)) => verification.block(&key, &footer),
+        Err(why) => verification.broken(Broken { why, ..broken }),
     }
 }
 
@@ -380,18 +415,18 @@ fn verify_records(db: &sled::Db, collection: Collection, verification: &mut Veri
         match entry {
             Ok((key, value)) => {
                 if let Err(error) = record::open(&key, &value) {
-                    verification.damage(record_name(collection, &key[1..]), error.to_string());
+                    verification.vital(record_name(collection, &key[1..]), error.to_string());
                 }
             }
             Err(error) => {
-                verification.damage("a page of records", error.to_string());
+                verification.vital("a page of records", error.to_string());
                 return;
             }
         }
     }
 }
 
-fn batch(commit: &Commit) -> sled::Batch {
+pub(super) fn batch(commit: &Commit) -> sled::Batch {
     let mut batch = sled::Batch::default();
     // Parts go first: what was merged may lie where its first part did.
     let parts = commit.merges.iter().flat_map(|merge| &merge.parts);
@@ -487,33 +522,14 @@ fn open_error(folder: &Path, source: sled::Error) -> StoreError {
     }
 }
 
-/// Gives a store of the format before the new name.
-fn migrate(handle: &Handle) -> Result<(), StoreError> {
-    let write = |source| backend("write its format", source);
-    if handle.db.get(FORMAT_KEY).map_err(write)?.as_deref() != Some(FORMAT_BEFORE.as_bytes()) {
-        return Ok(());
-    }
-    handle
-        .db
-        .insert(FORMAT_KEY, FORMAT.as_bytes())
-        .map_err(write)?;
-    handle.db.flush().map_err(write)?;
-    handle
-        .file
-        .sync_data()
-        .map_err(|source| backend("sync its format to disk", source))?;
-    tracing::info!(
-        from = FORMAT_BEFORE,
-        to = FORMAT,
-        "the store has a new format, which earlier collectors do not read"
-    );
-    Ok(())
-}
-
 fn check_format(folder: &Path, handle: &Handle) -> Result<(), StoreError> {
     let read = |source| backend("read its format", source);
     match handle.db.get(FORMAT_KEY).map_err(read)? {
         Some(format) if format == FORMAT.as_bytes() || format == FORMAT_BEFORE.as_bytes() => Ok(()),
+        Some(format) if format == RESTORING.as_bytes() => Err(StoreError::Open {
+            path: folder.to_owned(),
+            source: "a restore into it did not finish: empty the folder and restore again".into(),
+        }),
         Some(format) => Err(StoreError::Format {
             path: folder.to_owned(),
             found: String::from_utf8_lossy(&format).chars().take(40).collect(),
@@ -580,7 +596,7 @@ fn damaged(what: impl ToString, why: impl ToString) -> StoreError {
     })
 }
 
-fn backend(
+pub(super) fn backend(
     operation: &'static str,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> StoreError {

@@ -12,6 +12,33 @@ use super::{
 /// Damages that are listed one by one; further ones are only counted.
 pub const DAMAGES_LISTED: usize = 100;
 
+/// Damaged blocks that are kept apart from each other; with more of them it is
+/// the store that is damaged.
+pub const BROKEN_MAX: usize = 10_000;
+
+/// A block that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Its key as it lies in the store, without the first byte.
+    pub stored_key: Vec<u8>,
+    /// The same, where it is one.
+    pub key: Option<BlockKey>,
+    /// Its footer, where that is whole.
+    pub footer: Option<Footer>,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Broken {
+    /// Names the block.
+    pub fn name(&self) -> String {
+        match &self.key {
+            Some(key) => key.to_string(),
+            None => "a block whose key cannot be read".to_owned(),
+        }
+    }
+}
+
 /// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verification {
@@ -23,6 +50,13 @@ pub struct Verification {
     pub payload_bytes: u64,
     /// The minutes of those that are to be merged.
     pub loose: BTreeSet<Minute>,
+    /// Blocks that are damaged, at most [`BROKEN_MAX`]: a collector can go on
+    /// without them.
+    pub broken: Vec<Broken>,
+    /// Events that the watermarks promise and no block's footer tells of.
+    pub missing: BTreeMap<StreamKey, u64>,
+    /// Damages of what nothing can stand in for: watermarks, records, pages.
+    pub vital: u64,
     /// The first damages, at most [`DAMAGES_LISTED`].
     pub damages: Vec<Damage>,
     /// All damages.
@@ -33,6 +67,26 @@ impl Verification {
     /// Says whether everything is whole.
     pub fn is_whole(&self) -> bool {
         self.damaged == 0
+    }
+
+    /// Says whether whatever is not whole can be set aside.
+    pub fn is_mendable(&self) -> bool {
+        self.vital == 0
+    }
+
+    /// Takes a damaged block into account.
+    pub fn broken(&mut self, broken: Broken) {
+        if self.broken.len() == BROKEN_MAX {
+            return self.vital(broken.name(), broken.why);
+        }
+        self.damage(broken.name(), broken.why.clone());
+        self.broken.push(broken);
+    }
+
+    /// Takes a damage into account that nothing can stand in for.
+    pub fn vital(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.vital += 1;
+        self.damage(what, why);
     }
 
     /// Takes a damage into account.
@@ -81,15 +135,18 @@ impl Balance {
         for (stream, mark) in watermarks {
             let promised = mark.stored.saturating_sub(mark.removed);
             let found = self.events.remove(stream).unwrap_or_default();
-            if promised != found {
-                verification.damage(
-                    format!("stream of node {} epoch {}", stream.node, stream.epoch),
-                    format!("its blocks hold {found} events, its watermark promises {promised}"),
-                );
+            let what = format!("stream of node {} epoch {}", stream.node, stream.epoch);
+            let why = format!("its blocks hold {found} events, its watermark promises {promised}");
+            if found < promised {
+                verification.damage(what, why);
+                let missing = promised - found;
+                verification.missing.insert(stream.clone(), missing);
+            } else if found > promised {
+                verification.vital(what, why);
             }
         }
         for (stream, found) in self.events {
-            verification.damage(
+            verification.vital(
                 format!("stream of node {} epoch {}", stream.node, stream.epoch),
                 format!("its blocks hold {found} events, but it has no watermark"),
             );
