@@ -166,9 +166,10 @@ impl Session {
         self.ledger = ledger;
     }
 
-    /// Begins another epoch of this name, after [`Command::BeginAnew`].
-    pub fn begin_anew(&mut self, epoch: Epoch) {
-        self.spool.begin_anew(epoch);
+    /// Begins another epoch of this name, after [`Command::BeginAnew`]. Returns
+    /// how many events of this agent's life the one before has got.
+    pub fn begin_anew(&mut self, epoch: Epoch) -> u64 {
+        self.spool.begin_anew(epoch)
     }
 
     /// Tells the collector how the node stands: only a hello says so, so the
