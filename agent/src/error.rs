@@ -83,6 +83,9 @@ pub enum AgentError {
         /// Why.
         source: io::Error,
     },
+    /// There is no thread to write the spool.
+    #[error("cannot start the threads that write the spool")]
+    Threads(#[source] io::Error),
     /// There is no spool.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -112,6 +115,7 @@ impl AgentError {
             | Self::Output(_)
             | Self::Spool(_)
             | Self::ClaimSpool { .. }
+            | Self::Threads(_)
             | Self::Random => EXIT_FAILED,
         })
     }

@@ -26,7 +26,7 @@ use crate::{
     session::SessionOptions,
     shutdown::{Stage, stop_in_order},
     signals::Signals,
-    spool::{Folder, Origin, Spool},
+    spool::{Disk, Folder, Origin, Spool},
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -158,8 +158,9 @@ fn open_spool(config: &AgentConfig, facts: &NodeFacts) -> Result<Spool, AgentErr
         io::ErrorKind::WouldBlock => AgentError::SpoolInUse { path },
         _ => AgentError::ClaimSpool { path, source },
     })?;
+    let disk = Disk::threaded(Arc::new(folder)).map_err(AgentError::Threads)?;
     let spool = Spool::open(
-        Arc::new(folder),
+        disk,
         config.spool,
         config.batch_events_max,
         &facts.boot_id,

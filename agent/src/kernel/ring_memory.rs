@@ -30,6 +30,7 @@
 //! to know which.
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     ptr::NonNull,
@@ -70,6 +71,9 @@ pub struct RingMemory {
     taken: usize,
     /// Which of the two pairs was written last: 0 or 1.
     pair: usize,
+    /// How many records were taken, and up to where, when a mark was made that
+    /// was not released yet: one for each commit that waits for the disk.
+    marks: VecDeque<(usize, usize)>,
 }
 
 impl RingMemory {
@@ -97,6 +101,7 @@ impl RingMemory {
             front: None,
             taken: 0,
             pair: 0,
+            marks: VecDeque::new(),
         };
         memory.position = memory.shared(0).load(Ordering::Acquire);
         let known = (0..2)
@@ -111,6 +116,23 @@ impl RingMemory {
     /// Returns how many records were taken since the ring was made.
     pub fn taken(&self) -> u64 {
         self.taken as u64
+    }
+
+    /// Marks what was taken up to here, so that it can be
+    /// [released](Self::release_to) alone, and returns how many records that
+    /// were since the ring was made.
+    pub fn mark(&mut self) -> u64 {
+        let last = self.marks.back().map(|(_, position)| *position);
+        let last = last.unwrap_or_else(|| self.shared(0).load(Ordering::Relaxed));
+        if last != self.position {
+            self.marks.push_back((self.taken, self.position));
+        }
+        self.taken()
+    }
+
+    /// Says whether nothing that was taken is held for a successor.
+    pub fn is_released(&self) -> bool {
+        self.shared(0).load(Ordering::Relaxed) == self.position
     }
 
     /// Returns a word that this reader or the one before it left.
@@ -204,14 +226,30 @@ impl RingMemory {
     /// Gives up what was taken: the kernel may use the room again, and a
     /// successor begins behind it.
     pub fn release(&mut self) {
-        if self.shared(0).load(Ordering::Relaxed) == self.position {
+        self.marks.clear();
+        self.tell(self.taken, self.position);
+    }
+
+    /// Gives up what was taken before this mark was made.
+    pub fn release_to(&mut self, mark: u64) {
+        let mut last = None;
+        while let Some(passed) = self.marks.pop_front_if(|(taken, _)| *taken as u64 <= mark) {
+            last = Some(passed);
+        }
+        if let Some((taken, position)) = last {
+            self.tell(taken, position);
+        }
+    }
+
+    fn tell(&mut self, taken: usize, position: usize) {
+        if self.shared(0).load(Ordering::Relaxed) == position {
             return;
         }
         self.pair ^= 1;
         let pair = 1 + 2 * self.pair;
-        self.shared(pair + 1).store(self.taken, Ordering::Release);
-        self.shared(pair).store(self.position, Ordering::Release);
-        self.shared(0).store(self.position, Ordering::Release);
+        self.shared(pair + 1).store(taken, Ordering::Release);
+        self.shared(pair).store(position, Ordering::Release);
+        self.shared(0).store(position, Ordering::Release);
     }
 
     fn try_head(&mut self) -> io::Result<Head<'_>> {
@@ -412,5 +450,36 @@ mod tests {
         let mut successor = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
         assert_eq!(successor.head(), Head::Busy);
         assert_eq!(successor.waiting(), 16);
+    }
+
+    #[test]
+    fn what_was_taken_behind_a_mark_stays_for_a_successor() {
+        let mut writer = Writer::new();
+        for record in [b"one", b"two", b"six"] {
+            writer.write(record, 0);
+        }
+        let mut reader = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
+        let mut marks = Vec::new();
+        for _ in 0..3 {
+            assert!(matches!(reader.head(), Head::Record(_)));
+            reader.advance();
+            marks.push(reader.mark());
+        }
+        assert_eq!(marks, [1, 2, 3]);
+        let left = || {
+            let mut successor = RingMemory::map(writer.file.as_fd(), CAPACITY).unwrap();
+            let is_left = matches!(successor.head(), Head::Record(_));
+            (successor.taken(), is_left)
+        };
+        reader.release_to(0);
+        assert_eq!(left(), (0, true));
+        reader.release_to(marks[1]);
+        assert_eq!(left(), (2, true));
+        reader.release_to(marks[0]);
+        assert_eq!(left(), (2, true), "what is released is gone");
+        reader.release();
+        assert_eq!(left(), (3, false));
+        reader.release_to(marks[2]);
+        assert_eq!(left(), (3, false));
     }
 }

@@ -126,10 +126,10 @@ impl Rings {
         &self.priority.memory
     }
 
-    /// Returns how many records were taken out of each ring, by whomever:
-    /// first the one of what is worth most.
-    pub fn taken_of_each(&self) -> (u64, u64) {
-        (self.priority.memory.taken(), self.opens.memory.taken())
+    /// Marks what was taken out of each ring up to here, and returns how many
+    /// records that were: first out of the one of what is worth most.
+    pub fn mark(&mut self) -> (u64, u64) {
+        (self.priority.memory.mark(), self.opens.memory.mark())
     }
 
     /// Passes what is in the rings until so many records were taken out of
@@ -147,6 +147,17 @@ impl Rings {
     pub fn release(&mut self) {
         self.priority.memory.release();
         self.opens.memory.release();
+    }
+
+    /// Gives up what was taken before these marks were made.
+    pub fn release_to(&mut self, priority: u64, opens: u64) {
+        self.priority.memory.release_to(priority);
+        self.opens.memory.release_to(opens);
+    }
+
+    /// Says whether nothing that was taken is held for a successor.
+    pub fn are_released(&self) -> bool {
+        self.priority.memory.is_released() && self.opens.memory.is_released()
     }
 
     /// Hands over what is in the rings, at most [`RECORDS_PER_CALL_MAX`]

@@ -151,9 +151,9 @@ impl Running {
         })
     }
 
-    /// Returns how far its rings were read.
-    pub fn mark(&self) -> RingMark {
-        let (priority, opens) = self.rings.taken_of_each();
+    /// Marks how far its rings were read, so that this much can be released.
+    pub fn mark(&mut self) -> RingMark {
+        let (priority, opens) = self.rings.mark();
         RingMark {
             instance: self.rings.notes().note(NOTE_INSTANCE),
             priority,
@@ -161,11 +161,23 @@ impl Running {
         }
     }
 
+    /// Gives up what was taken out of its rings before one of these marks was
+    /// made.
+    pub fn release_to(&mut self, marks: &[RingMark]) {
+        if let Some(mark) = self.own_of(marks) {
+            self.rings.release_to(mark.priority, mark.opens);
+        }
+    }
+
+    fn own_of(&self, marks: &[RingMark]) -> Option<RingMark> {
+        let instance = self.rings.notes().note(NOTE_INSTANCE);
+        marks.iter().copied().find(|mark| mark.instance == instance)
+    }
+
     /// Passes what is in the rings, and was taken out already by these marks:
     /// the agent before died before it could say so.
     pub fn skip(&mut self, marks: &[RingMark]) {
-        let own = self.mark();
-        if let Some(mark) = marks.iter().find(|mark| mark.instance == own.instance) {
+        if let Some(mark) = self.own_of(marks) {
             self.rings.skip_to(mark.priority, mark.opens);
         }
     }

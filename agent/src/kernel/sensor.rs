@@ -339,7 +339,7 @@ impl Sensor {
     }
 
     /// The same, but what was taken stays in the rings for a successor until
-    /// [`release`](Self::release).
+    /// it is released.
     pub fn drain_held(&mut self, mut take: impl FnMut(Event)) -> usize {
         let taken = if self.before.is_empty() {
             self.drain_own(&mut take)
@@ -358,12 +358,21 @@ impl Sensor {
         }
     }
 
-    /// Returns how far the rings were read.
-    pub fn marks(&self) -> Vec<RingMark> {
+    /// Gives up what was taken out of the rings before these marks were made.
+    pub fn release_to(&mut self, marks: &[RingMark]) {
+        self.running.release_to(marks);
+        for before in &mut self.before {
+            before.running.release_to(marks);
+        }
+    }
+
+    /// Marks how far the rings were read, so that this much can be
+    /// [released](Self::release_to).
+    pub fn mark(&mut self) -> Vec<RingMark> {
         self.before
-            .iter()
-            .map(|before| &before.running)
-            .chain([&self.running])
+            .iter_mut()
+            .map(|before| &mut before.running)
+            .chain([&mut self.running])
             .map(Running::mark)
             .collect()
     }
@@ -432,7 +441,16 @@ impl Sensor {
             None => {
                 self.running.rings.drain(|_| {});
             }
-            Some(since) if taken == 0 && since.elapsed() >= LEAVING => self.forget_before(),
+            Some(since)
+                if taken == 0
+                    && since.elapsed() >= LEAVING
+                    && self
+                        .before
+                        .iter()
+                        .all(|before| before.running.rings.are_released()) =>
+            {
+                self.forget_before();
+            }
             Some(_) => {}
         }
         taken

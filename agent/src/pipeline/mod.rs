@@ -34,7 +34,7 @@ use shrike_proto::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinHandle, block_in_place, spawn_blocking},
+    task::block_in_place,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -116,23 +116,27 @@ pub struct Pipeline {
     /// What the agents before counted in the spool's epoch, and the number
     /// that this one's first event got.
     counted: (Ledger, SequenceNumber),
-    syncing: Option<JoinHandle<()>>,
+    /// Events of this agent's life that an epoch before this one has got.
+    delivered_before: u64,
+    /// Changes when the disk has done something.
+    disk: watch::Receiver<u64>,
 }
 
 impl Pipeline {
     /// Builds the task; nothing happens before [`run`](Self::run).
     pub fn new(options: PipelineOptions, now: Instant) -> Self {
         let (report, reports) = mpsc::channel(LINK_REPORTS_MAX);
-        let (mut intake, mut spool) = (options.intake, options.spool);
+        let (mut sensor, mut intake, mut spool) = (options.sensor, options.intake, options.spool);
         let counted = (spool.kept_ledger().clone(), spool.next_number());
         intake.leave_out(options.bystanders.left_out);
         for event in options.bystanders.events {
             take(event, &mut intake, &mut spool, now);
         }
-        spool.commit(&to_disk(options.sensor.marks()));
+        spool.commit(&to_disk(sensor.mark()));
+        let disk = spool.progress();
         let session = Session::new(options.session, spool, now);
         Self {
-            sensor: options.sensor,
+            sensor,
             intake,
             session,
             link: None,
@@ -147,7 +151,8 @@ impl Pipeline {
             inspect_after: now + INSPECT_INTERVAL,
             tampering: Tampering::default(),
             counted,
-            syncing: None,
+            delivered_before: 0,
+            disk,
         }
     }
 
@@ -165,7 +170,9 @@ impl Pipeline {
                 () = stop.cancelled() => break,
                 Some(request) = self.requests.recv() => self.apply(request),
                 Some((attempt, report)) = self.reports.recv() => self.hear(attempt, report),
-                result = self.sensor.wait() => {
+                Ok(()) = self.disk.changed() => {}
+                // Without memory for more, records wait where they are.
+                result = self.sensor.wait(), if self.session.spool().has_room() => {
                     result.map_err(AgentError::Ring)?;
                     self.take_in(Instant::now());
                 }
@@ -177,28 +184,36 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes out what the ring holds, or a part of it. Returns how many records
-    /// that were.
+    /// Takes out what the ring holds, or a part of it, if there is memory for
+    /// that. Returns how many records that were.
     fn take_in(&mut self, now: Instant) -> usize {
         let (intake, spool) = (&mut self.intake, self.session.spool_mut());
-        let taken = self
-            .sensor
-            .drain_held(|event| take(event, intake, spool, now));
+        let taken = match spool.has_room() {
+            true => self
+                .sensor
+                .drain_held(|event| take(event, intake, spool, now)),
+            false => 0,
+        };
         self.commit(now);
         taken
     }
 
-    /// Brings what was taken in into the spool, with the alerts that came of
-    /// it; only then is it gone from the rings.
+    /// Gives what was taken in to the spool, with the alerts that came of it;
+    /// it stays in the rings until the disk has it.
     fn commit(&mut self, now: Instant) {
         let spool = self.session.spool_mut();
         while let Some(alert) = self.intake.next_alert(spool.next_verdict_number(), now) {
             spool.push(&alert);
         }
-        if spool.is_pending() {
-            spool.commit(&to_disk(self.sensor.marks()));
+        spool.commit(&to_disk(self.sensor.mark()));
+    }
+
+    /// Does what follows from what the disk has done.
+    fn settle(&mut self, now: Instant) {
+        if let Some(marks) = self.session.spool_mut().settle(now) {
+            let marks: Vec<RingMark> = marks.into_iter().map(Into::into).collect();
+            self.sensor.release_to(&marks);
         }
-        self.sensor.release();
     }
 
     fn advance(&mut self, now: Instant) {
@@ -208,21 +223,21 @@ impl Pipeline {
             self.commit(now);
             self.count();
         }
-        if self.syncing.as_ref().is_none_or(JoinHandle::is_finished)
-            && let Some(sync) = self.session.spool_mut().sync_if_due(now)
-        {
-            self.syncing = Some(spawn_blocking(sync));
-        }
         if now >= self.inspect_after {
             self.inspect(now);
             self.inspect_after = now + INSPECT_INTERVAL;
         }
+        self.settle(now);
         let commands = self.session.advance(now);
         self.execute(commands, now);
     }
 
     /// Compares what the hooks counted with what came out of the ring.
     fn audit(&mut self, now: Instant) {
+        if !self.session.spool().has_room() {
+            // Records stay in the ring on purpose.
+            return;
+        }
         let Ok(before) = self.sensor.counters() else {
             // Counting says so.
             return;
@@ -263,13 +278,14 @@ impl Pipeline {
         match self.sensor.counters() {
             Ok(counters) => {
                 let spool = self.session.spool();
-                let own = ledger(
+                let mut own = ledger(
                     &counters,
                     self.intake.counts(),
                     self.sensor.undecodable(),
                     spool.lost(),
                     spool.next_number(),
                 );
+                own.seen = own.seen.saturating_sub(self.delivered_before);
                 let (before, began_at) = &mut self.counted;
                 before.forget_hours(self.session.hours_told());
                 let mut ledger = onto(before, *began_at, own);
@@ -330,11 +346,14 @@ impl Pipeline {
                 }
                 Command::BeginAnew => {
                     match random_epoch() {
-                        Ok(epoch) => block_in_place(|| self.session.begin_anew(epoch)),
+                        Ok(epoch) => {
+                            self.delivered_before +=
+                                block_in_place(|| self.session.begin_anew(epoch));
+                            // All else that the new epoch has is of this life.
+                            self.counted = (Ledger::default(), SequenceNumber(1));
+                        }
                         Err(error) => tracing::error!(error = chain(&error), "no epoch begins"),
                     }
-                    let spool = self.session.spool();
-                    self.counted = (spool.kept_ledger().clone(), spool.next_number());
                 }
                 Command::Close => {
                     if let Some((_, link)) = self.link.take() {
@@ -392,6 +411,7 @@ impl Pipeline {
         }
         let now = Instant::now();
         self.count();
+        self.settle(now);
         let commands = self.session.handle_stop(now);
         self.execute(commands, now);
         let until = now + FLUSH_TIMEOUT;
@@ -404,13 +424,16 @@ impl Pipeline {
                 .map_or(until, |deadline| deadline.min(until));
             tokio::select! {
                 Some((attempt, report)) = self.reports.recv() => self.hear(attempt, report),
+                Ok(()) = self.disk.changed() => {}
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             let now = Instant::now();
+            self.settle(now);
             let commands = self.session.advance(now);
             self.execute(commands, now);
         }
         block_in_place(|| self.session.spool_mut().finish());
+        self.settle(Instant::now());
         let waiting = self.session.spool().waiting();
         if waiting > 0 {
             tracing::info!(

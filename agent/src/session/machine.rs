@@ -178,10 +178,11 @@ impl Session {
         self.hours_told
     }
 
-    /// Begins another epoch of this name, after [`Command::BeginAnew`].
-    pub fn begin_anew(&mut self, epoch: Epoch) {
+    /// Begins another epoch of this name, after [`Command::BeginAnew`]. Returns
+    /// how many events of this agent's life the one before has got.
+    pub fn begin_anew(&mut self, epoch: Epoch) -> u64 {
         (self.hours_sent, self.hours_told) = (0, 0);
-        self.spool.begin_anew(epoch);
+        self.spool.begin_anew(epoch)
     }
 
     /// Tells the collector how the node stands: only a hello says so, so the

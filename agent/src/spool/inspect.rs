@@ -15,9 +15,9 @@ use shrike_proto::{
 };
 
 use super::{
-    Class, Files,
+    Class, Disk,
     files::LookedAt,
-    find,
+    found::Found,
     log::{EpochLog, Recovered},
     quarantine,
 };
@@ -35,8 +35,8 @@ use crate::{
 /// # Errors
 /// When the folder cannot be read, or nobody reads standard output.
 pub fn inspect(args: &InspectArgs) -> Result<(), AgentError> {
-    let files = look_at(&args.state);
-    let found = find(&files, 0).map_err(SpoolError::from)?;
+    let disk = look_at(&args.state);
+    let found = Found::read(&disk, 0).map_err(SpoolError::from)?;
     let mut text = String::new();
     if found.logs.is_empty() {
         let _ = writeln!(
@@ -51,7 +51,7 @@ pub fn inspect(args: &InspectArgs) -> Result<(), AgentError> {
     for (name, damage) in &found.unusable {
         let _ = writeln!(text, "{name} is unusable: {damage}");
     }
-    let refused = quarantine::read(&files).map_err(SpoolError::from)?;
+    let refused = quarantine::read(&disk).map_err(SpoolError::from)?;
     if !refused.is_empty() {
         let _ = writeln!(
             text,
@@ -73,8 +73,8 @@ pub fn inspect(args: &InspectArgs) -> Result<(), AgentError> {
 /// # Errors
 /// When the folder cannot be read, or nobody reads standard output.
 pub fn quarantine(args: &InspectArgs) -> Result<(), AgentError> {
-    let files = look_at(&args.state);
-    let refused = quarantine::read(&files).map_err(SpoolError::from)?;
+    let disk = look_at(&args.state);
+    let refused = quarantine::read(&disk).map_err(SpoolError::from)?;
     if refused.is_empty() {
         return print(b"no batch was refused\n");
     }
@@ -114,8 +114,8 @@ pub fn quarantine(args: &InspectArgs) -> Result<(), AgentError> {
     Ok(())
 }
 
-fn look_at(state: &Path) -> Arc<dyn Files> {
-    Arc::new(LookedAt(state.join(SPOOL)))
+fn look_at(state: &Path) -> Disk {
+    Disk::immediate(Arc::new(LookedAt(state.join(SPOOL))))
 }
 
 fn print(text: &[u8]) -> Result<(), AgentError> {

@@ -14,7 +14,7 @@
 use prost::{Message, Oneof};
 use shrike_proto::wire::event as wire;
 
-use super::files::SpoolFile;
+use super::disk::DiskFile;
 use crate::kernel::RingMark;
 
 /// Version of the format. A spool of another version is set aside.
@@ -81,6 +81,10 @@ pub struct Opening {
     /// The last marks.
     #[prost(message, repeated, tag = "8")]
     pub marks: Vec<Mark>,
+    /// What an epoch before this one held is being carried over, until a
+    /// commit without parts. If none follows, that epoch has all of it.
+    #[prost(bool, tag = "9")]
+    pub is_carrying: bool,
 }
 
 /// Events that were taken in at once.
@@ -223,7 +227,7 @@ impl Record {
 
 /// Reads the frame at a place in a file of this length; `None`: there is no
 /// whole one.
-pub fn read(file: &dyn SpoolFile, offset: u64, length: u64) -> Option<(What, u64)> {
+pub fn read(file: &DiskFile, offset: u64, length: u64) -> Option<(What, u64)> {
     let mut header = [0; FRAME_HEADER];
     if length.saturating_sub(offset) < FRAME_HEADER as u64 {
         return None;

@@ -23,7 +23,9 @@
 //! least is given up; the lost ranges take its place and leave as events do.
 
 mod class;
+mod disk;
 mod files;
+mod found;
 pub mod inspect;
 mod journal;
 mod log;
@@ -32,8 +34,10 @@ mod quarantine;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 
 pub use class::Class;
+pub use disk::Disk;
 pub use files::{Files, Folder, SpoolFile};
 pub use journal::Mark;
 pub use log::AckError;
@@ -41,26 +45,41 @@ pub use log::AckError;
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use log::{Damage, EpochLog, Recovered, Sealed};
+use disk::{DiskFile, Ticket, Trouble};
+use found::{EPOCH, Found};
+use log::{Carried, EpochLog, Eviction, Sealed};
 use quarantine::Refused;
 use shrike_proto::{
-    batch::{Fit, Packer},
+    batch::{self, Fit, Packer},
     event::Event,
     id::{Epoch, SequenceNumber},
     ledger::{Ledger, LossReason},
     wire::ingest,
 };
 
+use tokio::sync::watch;
+use unwritten::Unwritten;
+
 use crate::config::{SpoolLimits, Sync};
 
-/// A folder that is no log any more is kept under this name.
-const DAMAGED: &str = "damaged_";
+/// A disk that does not take a commit for so long does not answer: what is in
+/// memory is sent from there. A sync of a busy disk takes tenths of that.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-const EPOCH: &str = "epoch_";
+/// Memory for what the disk has not taken, in bytes: a minute of a busy node,
+/// and more than the rings of the default size hold in this form. Beyond it
+/// records wait in the rings.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+
+/// Longest wait for the disk when the agent stops.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for the disk while one epoch's events are carried over into
+/// another.
+const CARRY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no spool.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +100,7 @@ pub enum Origin {
 /// The spool of a node.
 #[derive(Debug)]
 pub struct Spool {
-    files: Arc<dyn Files>,
+    disk: Disk,
     limits: SpoolLimits,
     batch_events_max: usize,
     boot_id: String,
@@ -94,10 +113,15 @@ pub struct Spool {
     packers: [Packer; Class::COUNT],
     sealed: Vec<Sealed>,
     verdicts: u64,
-    /// Number that the first event of this agent's life got.
-    began_at: u64,
+    unwritten: Unwritten,
+    /// The failed attempt for which something was given up last.
+    evicted_for: u64,
+    /// The disk does not take what it should; it was said when this was its
+    /// last write.
+    trouble: Option<Ticket>,
+    /// An epoch that was carried over, and when the disk has all of it.
+    carried: Option<(Ticket, EpochLog)>,
     sync_at: Option<Instant>,
-    failing: bool,
 }
 
 impl Spool {
@@ -109,23 +133,16 @@ impl Spool {
     /// spool is set aside, and told; a disk that takes nothing costs events,
     /// counted, and does not keep an agent from its work.
     pub fn open(
-        files: Arc<dyn Files>,
+        disk: Disk,
         limits: SpoolLimits,
         batch_events_max: usize,
         boot_id: &str,
         epoch: Epoch,
     ) -> Result<Self, SpoolError> {
-        let mut found = find(&files, limits.segment_bytes())?;
-        let ordinal = found.ordinal;
-        for (name, damage) in &found.unusable {
-            let aside = format!("{DAMAGED}{name}");
-            tracing::error!(
-                kept_as = aside,
-                "the spool of an epoch is unusable: {damage}"
-            );
-            if let Err(error) = files.rename_folder(name, &aside) {
-                tracing::error!(%error, name, "it cannot be set aside");
-            }
+        let mut found = Found::read(&disk, limits.segment_bytes())?;
+        found.set_aside_unusable(&disk);
+        while let Some(partial) = found.logs.pop_back_if(|last| last.is_partial) {
+            partial.log.discard();
         }
         let last = found
             .logs
@@ -133,12 +150,12 @@ impl Spool {
         let (open, origin, ordinal) = match last {
             Some(mut last) => {
                 last.log.remove_strays();
-                (last.log, Origin::Continued, ordinal)
+                (last.log, Origin::Continued, found.ordinal)
             }
             None => {
-                let origin = found.origin(boot_id);
-                let open = begin(&files, &limits, ordinal + 1, epoch, boot_id);
-                (open, origin, ordinal + 1)
+                let (origin, ordinal) = (found.origin(boot_id), found.ordinal + 1);
+                let open = begin(&disk, &limits, ordinal, epoch, boot_id);
+                (open, origin, ordinal)
             }
         };
         let mut ended = VecDeque::new();
@@ -152,8 +169,7 @@ impl Spool {
             }
         }
         Ok(Self {
-            began_at: open.next_sequence().0,
-            files,
+            disk,
             limits,
             batch_events_max,
             boot_id: boot_id.to_owned(),
@@ -164,8 +180,11 @@ impl Spool {
             packers: Default::default(),
             sealed: Vec::new(),
             verdicts: 0,
+            unwritten: Unwritten::default(),
+            evicted_for: 0,
+            trouble: None,
+            carried: None,
             sync_at: None,
-            failing: false,
         })
     }
 
@@ -243,42 +262,102 @@ impl Spool {
         !self.sealed.is_empty() || self.packers.iter().any(|packer| packer.events() > 0)
     }
 
-    /// Writes what was pushed. `marks` is how far the rings were read.
-    ///
-    /// What cannot be written, whatever is given up for it, is lost, and
-    /// counted.
+    /// Gives what was pushed its numbers, and to the disk. `marks` is how far
+    /// the rings were read: [`settle`](Self::settle) says when they may be
+    /// released.
     pub fn commit(&mut self, marks: &[Mark]) {
         for class in Class::ALL {
             self.seal(class);
         }
         self.verdicts = 0;
         if self.sealed.is_empty() {
+            self.unwritten.pass(marks);
             return;
         }
         let mut batches = std::mem::take(&mut self.sealed);
         batches.sort_by_key(|batch| batch.class);
-        while let Err(error) = self.open.commit(&batches, marks) {
-            if !self.failing {
-                tracing::error!(%error, "the spool cannot be written: what is worth least is given up");
-                self.failing = true;
-            }
-            if !self.evict_one() {
-                let events = batches.iter().map(|batch| u64::from(batch.events)).sum();
-                self.open.lose_next(events, LossReason::AgentSpoolFailed);
-                tracing::error!(
-                    events,
-                    "events could not be written to the spool: they are lost"
-                );
-                return;
-            }
-        }
-        if std::mem::take(&mut self.failing) {
-            tracing::info!("the spool can be written again");
-        }
-        while self.bytes() > self.limits.bytes_max && self.evict_one() {}
+        self.open.commit(batches, marks);
+        while self.bytes() > self.limits.bytes_max && self.evict_one(Eviction::Any) {}
         if self.limits.sync == Sync::Always {
             self.sync();
         }
+        let next = self.open.next_sequence();
+        self.unwritten
+            .push(self.disk.ticket(), next, marks.to_vec());
+        self.attend();
+    }
+
+    /// Looks at what the disk has done, and does what follows from it: batches
+    /// may be sent, and a full disk gets room. Returns up to where the rings
+    /// may be released, if that is further than before.
+    pub fn settle(&mut self, now: Instant) -> Option<Vec<Mark>> {
+        self.attend();
+        let is_silent = self.unwritten.age(now) >= PATIENCE;
+        if is_silent {
+            self.open.allow(self.open.next_sequence());
+        }
+        self.tell_trouble(is_silent);
+        self.sync_if_due(now);
+        self.unwritten.take_released()
+    }
+
+    fn attend(&mut self) {
+        while let Some(failure) = self.disk.failure()
+            && failure.trouble == Trouble::NoRoom
+            && failure.attempt > self.evicted_for
+        {
+            self.evicted_for = failure.attempt;
+            if !self.evict_one(Eviction::OnDisk) {
+                break;
+            }
+            self.disk.retry();
+        }
+        let done = self.disk.done();
+        let acknowledged = self.open.acknowledged();
+        if let Some(next) = self.unwritten.settle(done, acknowledged) {
+            self.open.allow(next);
+        }
+        if let Some((_, log)) = self.carried.take_if(|(ticket, _)| *ticket <= done) {
+            log.discard();
+        }
+    }
+
+    /// Says once that the disk does not take what it should, and once that it
+    /// does again.
+    fn tell_trouble(&mut self, is_silent: bool) {
+        let failure = self.disk.failure();
+        match self.trouble {
+            None => {
+                match failure {
+                    Some(failure) => tracing::error!(
+                        error = failure.error,
+                        "the spool cannot be written: events wait in memory until it can"
+                    ),
+                    None if is_silent => tracing::error!(
+                        "the disk with the spool does not answer: events wait in memory until it does"
+                    ),
+                    None => return,
+                }
+                self.trouble = Some(self.disk.ticket());
+            }
+            Some(ticket) if failure.is_none() && !is_silent && ticket <= self.disk.done() => {
+                tracing::info!("the spool is written again");
+                self.trouble = None;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Says whether there is memory for more that the disk has not taken.
+    /// Where there is none, records are to stay in the rings.
+    pub fn has_room(&self) -> bool {
+        self.disk.waiting_bytes() < WAITING_BYTES_MAX
+    }
+
+    /// Returns what changes when there is something to
+    /// [`settle`](Self::settle).
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.disk.progress()
     }
 
     /// Returns how many bytes are kept.
@@ -290,10 +369,10 @@ impl Spool {
             .sum()
     }
 
-    fn evict_one(&mut self) -> bool {
+    fn evict_one(&mut self, eviction: Eviction) -> bool {
         for class in Class::ALL.into_iter().rev() {
             for log in self.ended.iter_mut().chain([&mut self.open]) {
-                if let Some(events) = log.evict(class) {
+                if let Some(events) = log.evict(class, eviction) {
                     tracing::error!(
                         class = class.as_str(),
                         events,
@@ -307,60 +386,48 @@ impl Spool {
     }
 
     /// Brings everything onto the disk, whatever the policy says: the agent
-    /// stops.
+    /// stops. Blocks until that is done, or the disk took too long.
     pub fn finish(&mut self) {
         self.sync();
+        let ticket = self.disk.ticket();
+        if !self.disk.wait(ticket, FINISH_TIMEOUT) {
+            tracing::error!(
+                bytes = self.disk.waiting_bytes(),
+                "stopping though the disk with the spool does not take what waits for it"
+            );
+        }
+        self.attend();
     }
 
+    /// Syncs in the order of the writes.
     fn sync(&mut self) {
         let (files, folder) = self.open.take_unsynced();
-        let result = files
-            .iter()
-            .try_for_each(|file| file.sync())
-            .and_then(|()| match folder {
-                true => self.files.sync_folder(self.open.folder()),
-                false => Ok(()),
-            });
-        if let Err(error) = result {
-            tracing::error!(%error, "the spool cannot be synced: a power cut may lose events");
+        files.iter().for_each(DiskFile::sync);
+        if folder {
+            self.disk.sync_folder(self.open.folder());
         }
     }
 
-    /// Returns a job that brings what was written onto the disk, if it is time
-    /// for that. It blocks.
-    pub fn sync_if_due(&mut self, now: Instant) -> Option<impl FnOnce() + Send + use<>> {
+    /// Syncs beside the writes that follow, if it is time for that.
+    fn sync_if_due(&mut self, now: Instant) {
         let Sync::Interval(interval) = self.limits.sync else {
-            return None;
+            return;
         };
         if self.sync_at.is_some_and(|at| now < at) {
-            return None;
+            return;
         }
-        let (written, folder) = self.open.take_unsynced();
-        if written.is_empty() && !folder {
-            return None;
+        let (files, folder) = self.open.take_unsynced();
+        if files.is_empty() && !folder {
+            return;
         }
         self.sync_at = Some(now + interval);
-        let (files, name) = (Arc::clone(&self.files), self.open.folder().to_owned());
-        Some(move || {
-            let result =
-                written
-                    .iter()
-                    .try_for_each(|file| file.sync())
-                    .and_then(|()| match folder {
-                        true => files.sync_folder(&name),
-                        false => Ok(()),
-                    });
-            if let Err(error) = result {
-                tracing::error!(%error, "the spool cannot be synced: a power cut may lose events");
-            }
-        })
+        let folder = folder.then(|| self.open.folder());
+        self.disk.sync_beside(&files, folder);
     }
 
     /// Keeps the open epoch's ledger for a successor.
     pub fn keep_ledger(&mut self, ledger: &Ledger) {
-        if let Err(error) = self.open.keep_ledger(ledger) {
-            tracing::debug!(%error, "the ledger cannot be kept");
-        }
+        self.open.keep_ledger(ledger);
     }
 
     /// Returns what the open epoch gave up so far, by reason.
@@ -473,30 +540,93 @@ impl Spool {
     }
 
     /// Begins another epoch because the collector has events under numbers
-    /// that this spool does not know: it lost its end. What it took in since
-    /// may carry such numbers, so it is given up.
-    pub fn begin_anew(&mut self, epoch: Epoch) {
-        self.commit(&[]);
-        let open = begin(
-            &self.files,
-            &self.limits,
-            self.ordinal + 1,
-            epoch,
-            &self.boot_id,
-        );
+    /// that this spool does not know: an older disk was put back, or the agent
+    /// before sent what the disk had not taken when it died. What this agent
+    /// took in since, and has not sent, is carried over; what it sent may be
+    /// on the collector's disk or not, and counts as lost. Returns how many
+    /// events of this agent's life the epoch before has got.
+    pub fn begin_anew(&mut self, epoch: Epoch) -> u64 {
+        let marks = self.open.marks().to_vec();
+        self.commit(&marks);
         self.ordinal += 1;
-        let before = std::mem::replace(&mut self.open, open);
-        let since = before.next_sequence().0 - self.began_at;
+        let open = self.open.begin_next(folder(self.ordinal, epoch), epoch);
+        let mut before = std::mem::replace(&mut self.open, open);
+        let marks = self.unwritten.restart().unwrap_or(marks);
+        let delivered = before.delivered_in_life();
+        let until = Instant::now() + CARRY_TIMEOUT;
+        let (mut batches, mut lost) = (0, 0);
+        let mut next = before.begin_carrying().or_else(|| before.carry_next());
+        while let Some(carried) = next {
+            let (count, reason) = match carried {
+                Carried::Batch(class, batch) if self.has_room_by(until) => {
+                    batches += 1;
+                    let lost = self.carry_over(class, batch);
+                    (lost, LossReason::AgentSpoolDamaged)
+                }
+                Carried::Batch(_, batch) => (batch.count.into(), LossReason::AgentSpoolFailed),
+                Carried::Lost(count, reason) => (count, reason),
+            };
+            if count > 0 {
+                self.open.lose_next(count, reason);
+                lost += count;
+            }
+            next = before.carry_next();
+        }
         tracing::error!(
             epoch = %before.epoch(),
-            events = since,
-            "the collector has events of this epoch that the spool lost: another epoch begins"
+            batches,
+            lost,
+            "the collector has events of this epoch that the spool does not know: another epoch begins, with what was not sent"
         );
-        before.discard();
-        self.began_at = 1;
-        if since > 0 {
-            self.open.lose_next(since, LossReason::AgentSpoolDamaged);
+        self.open.end_carrying(&marks);
+        let ticket = self.disk.ticket();
+        let next = self.open.next_sequence();
+        self.unwritten.push(ticket, next, marks);
+        if let Some((_, log)) = self.carried.replace((ticket, before)) {
+            log.discard();
         }
+        self.attend();
+        delivered
+    }
+
+    /// Takes in a batch of another epoch. Returns how many of its events could
+    /// not be read.
+    fn carry_over(&mut self, class: Class, batch: ingest::Batch) -> u64 {
+        match class {
+            // They carry their numbers, which are others here.
+            Class::Verdicts => {
+                let events = match batch::open(&batch) {
+                    Ok(events) => events,
+                    Err(error) => {
+                        tracing::error!(%error, "a batch in the spool is damaged");
+                        return batch.count.into();
+                    }
+                };
+                for mut event in events {
+                    event.sequence = self.next_verdict_number();
+                    self.push(&event);
+                }
+                self.seal(class);
+                self.verdicts = 0;
+            }
+            Class::Processes | Class::Opens => self.sealed.push(Sealed {
+                class,
+                payload: batch.payload,
+                events: batch.count,
+                crc32c: batch.crc32c,
+            }),
+        }
+        let batches = std::mem::take(&mut self.sealed);
+        self.open.commit(batches, &[]);
+        0
+    }
+
+    fn has_room_by(&self, until: Instant) -> bool {
+        if self.has_room() {
+            return true;
+        }
+        let rest = until.saturating_duration_since(Instant::now());
+        self.disk.wait(self.disk.ticket(), rest) || self.has_room()
     }
 
     /// Gives up the batch under way that begins at `first`, keeps it in the
@@ -511,7 +641,7 @@ impl Spool {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_nanos() as i64),
         };
-        if let Err(error) = quarantine::keep(&self.files, &refused) {
+        if let Err(error) = quarantine::keep(&self.disk, &refused) {
             tracing::error!(%error, "a refused batch cannot be kept");
         }
         Some(events)
@@ -521,65 +651,16 @@ impl Spool {
 /// How often files are synced where nothing else was asked for.
 pub const SYNC_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 
-/// Logs that were found, in their order.
-#[derive(Default)]
-struct Found {
-    logs: VecDeque<Recovered>,
-    /// The highest number of a folder.
-    ordinal: u64,
-    /// Folders that are no log any more.
-    unusable: Vec<(String, Damage)>,
-}
-
-impl Found {
-    fn origin(&self, boot_id: &str) -> Origin {
-        let reason = match (self.unusable.last(), self.logs.back()) {
-            (Some((_, damage)), _) => format!("the last one is unusable: {damage}"),
-            (None, None) => return Origin::New,
-            (None, Some(last)) if last.log.boot_id() != boot_id => {
-                "the machine was booted since".to_owned()
-            }
-            (None, Some(_)) => "the journal of the last one is torn".to_owned(),
-        };
-        Origin::Begun(reason)
-    }
-}
-
-fn find(files: &Arc<dyn Files>, segment_bytes: u64) -> io::Result<Found> {
-    let mut folders: Vec<(u64, String)> = files
-        .list("")?
-        .into_iter()
-        .filter_map(|name| {
-            let (ordinal, _) = name.strip_prefix(EPOCH)?.split_once('_')?;
-            Some((ordinal.parse().ok()?, name))
-        })
-        .collect();
-    folders.sort_unstable();
-    let mut found = Found::default();
-    for (ordinal, name) in folders {
-        found.ordinal = ordinal;
-        match EpochLog::recover(Arc::clone(files), name.clone(), segment_bytes)? {
-            Ok(recovered) => found.logs.push_back(recovered),
-            Err(damage) => {
-                found.unusable.push((name, damage));
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn begin(
-    files: &Arc<dyn Files>,
-    limits: &SpoolLimits,
-    ordinal: u64,
-    epoch: Epoch,
-    boot_id: &str,
-) -> EpochLog {
+fn begin(disk: &Disk, limits: &SpoolLimits, ordinal: u64, epoch: Epoch, boot_id: &str) -> EpochLog {
     EpochLog::begin(
-        Arc::clone(files),
-        format!("{EPOCH}{ordinal:06}_{epoch}"),
+        disk.clone(),
+        folder(ordinal, epoch),
         epoch,
         boot_id.to_owned(),
         limits.segment_bytes(),
     )
+}
+
+fn folder(ordinal: u64, epoch: Epoch) -> String {
+    format!("{EPOCH}{ordinal:06}_{epoch}")
 }

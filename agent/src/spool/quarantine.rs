@@ -8,12 +8,12 @@
 //! kept, so that somebody can look and nothing is gone; the oldest ones leave
 //! when there are too many.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use prost::Message;
 use shrike_proto::{id::Epoch, wire::ingest};
 
-use super::files::Files;
+use super::disk::Disk;
 
 /// Where they are.
 pub const QUARANTINE: &str = "quarantine";
@@ -41,31 +41,32 @@ pub struct Refused {
 /// Keeps a batch.
 ///
 /// # Errors
-/// When it cannot be written.
-pub fn keep(files: &Arc<dyn Files>, refused: &Refused) -> io::Result<()> {
+/// When the folder cannot be read.
+pub fn keep(disk: &Disk, refused: &Refused) -> io::Result<()> {
     let Some(batch) = &refused.batch else {
         return Ok(());
     };
     let epoch = Epoch::from_wire(&batch.epoch).map_err(io::Error::other)?;
-    files.make_folder(QUARANTINE)?;
-    let mut names = files.list(QUARANTINE)?;
+    disk.make_folder(QUARANTINE);
+    let mut names = disk.list(QUARANTINE)?;
     names.sort_unstable();
     let surplus = (names.len() + 1).saturating_sub(REFUSED_MAX);
     for name in names.iter().take(surplus) {
-        files.remove(&format!("{QUARANTINE}/{name}"))?;
+        disk.remove(format!("{QUARANTINE}/{name}"));
     }
     let time_ms = refused.time_unix_ns / 1_000_000;
     let path = format!(
         "{QUARANTINE}/{time_ms:015}_{epoch}_{:020}",
         batch.first_sequence
     );
-    let file = files.create(&path)?;
+    let file = disk.create(path);
     let body = refused.encode_to_vec();
     let mut bytes = crc32c::crc32c(&body).to_le_bytes().to_vec();
     bytes.extend_from_slice(&body);
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
-    files.sync_folder(QUARANTINE)
+    file.write_at(bytes, 0);
+    file.sync();
+    disk.sync_folder(QUARANTINE);
+    Ok(())
 }
 
 /// Reads what is kept, the oldest first, each under its name; what cannot be
@@ -73,21 +74,21 @@ pub fn keep(files: &Arc<dyn Files>, refused: &Refused) -> io::Result<()> {
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn read(files: &Arc<dyn Files>) -> io::Result<Vec<(String, io::Result<Refused>)>> {
-    let mut names = files.list(QUARANTINE)?;
+pub fn read(disk: &Disk) -> io::Result<Vec<(String, io::Result<Refused>)>> {
+    let mut names = disk.list(QUARANTINE)?;
     names.sort_unstable();
     Ok(names
         .into_iter()
         .map(|name| {
-            let refused = read_one(files, &name);
+            let refused = read_one(disk, &name);
             (name, refused)
         })
         .collect())
 }
 
-fn read_one(files: &Arc<dyn Files>, name: &str) -> io::Result<Refused> {
-    let file = files.open(&format!("{QUARANTINE}/{name}"))?;
-    let length = file.length()?;
+fn read_one(disk: &Disk, name: &str) -> io::Result<Refused> {
+    let file = disk.open(&format!("{QUARANTINE}/{name}"))?;
+    let length = file.length();
     if !(4..=BYTES_MAX).contains(&length) {
         return Err(io::ErrorKind::InvalidData.into());
     }

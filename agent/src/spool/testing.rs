@@ -105,6 +105,14 @@ impl MemoryFiles {
         disk.inodes[inode].content.extend_from_slice(bytes);
     }
 
+    /// Returns how many bytes of a file a power cut would leave; `None`: not
+    /// one.
+    pub fn synced_bytes(&self, path: &str) -> Option<usize> {
+        let disk = self.disk();
+        let inode = disk.names.get(path)?;
+        Some(disk.inodes[*inode].synced.len()).filter(|bytes| *bytes > 0)
+    }
+
     /// Returns the paths of all files.
     pub fn paths(&self) -> Vec<String> {
         self.disk().names.keys().cloned().collect()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use shrike_agent::config::SpoolLimits;
 use shrike_agent::session::{Attempt, Command, Session, SessionOptions};
-use shrike_agent::spool::{Class, Folder, Mark, Spool};
+use shrike_agent::spool::{Class, Disk, Folder, Mark, Spool};
 use shrike_proto::batch::BY_PLACE;
 use shrike_proto::event::{Action, Event, Exit, Fact, Open, Outcome, Process, Verdict};
 use shrike_proto::id::{Epoch, Generation, PolicyName, RuleName, SequenceNumber};
@@ -45,6 +45,7 @@ impl Wire {
 
 pub struct Node {
     folder: TempDir,
+    disk: Disk,
     session: Session,
     now: Instant,
     /// Connections, the newest last; attempts of other lives have the same
@@ -55,8 +56,13 @@ pub struct Node {
     /// Identity of the ring's first event.
     ring_begins: u64,
     read: usize,
+    /// How far the rings were told that they may forget.
+    released: usize,
     boots: u64,
-    lives: u8,
+    epochs: u8,
+    /// Events that lie in the rings still when an agent dies that has sent
+    /// them: its disk had not taken them.
+    sent_and_held: u64,
 }
 
 impl fmt::Debug for Node {
@@ -72,8 +78,10 @@ impl Node {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         let now = Instant::now();
+        let disk = disk(&folder);
         Self {
-            session: open(&folder, 0, 0, now),
+            session: open(&disk, 0, 0, now),
+            disk,
             folder,
             now,
             wires: Vec::new(),
@@ -81,9 +89,34 @@ impl Node {
             ring: Vec::new(),
             ring_begins: 0,
             read: 0,
+            released: 0,
             boots: 0,
-            lives: 0,
+            epochs: 0,
+            sent_and_held: 0,
         }
+    }
+
+    /// The disk with the spool hangs.
+    pub fn hang(&mut self) {
+        self.disk.hold();
+    }
+
+    /// It does so many things.
+    pub fn creep(&mut self, count: u8) {
+        self.disk.do_some(count.into());
+        self.advance();
+    }
+
+    /// It goes on.
+    pub fn go_on(&mut self) {
+        self.disk.let_go();
+        self.advance();
+    }
+
+    /// How many events may be stored twice: their agent died while its disk
+    /// hung.
+    pub fn sent_and_held(&self) -> u64 {
+        self.sent_and_held
     }
 
     /// How many events there were.
@@ -96,8 +129,22 @@ impl Node {
         let class = Class::ALL[usize::from(kind) % Class::COUNT];
         self.ring.extend(std::iter::repeat_n(class, count.into()));
         self.read();
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        self.settle();
         let commands = self.session.advance(self.now);
         self.execute(commands);
+    }
+
+    fn settle(&mut self) {
+        let marks = self.session.spool_mut().settle(self.now);
+        for mark in marks.into_iter().flatten() {
+            if mark.instance == self.boots + 1 {
+                self.released = self.released.max(mark.priority as usize);
+            }
+        }
     }
 
     fn read(&mut self) {
@@ -121,8 +168,7 @@ impl Node {
 
     pub fn wait(&mut self, ms: u64) {
         self.now += Duration::from_millis(ms);
-        let commands = self.session.advance(self.now);
-        self.execute(commands);
+        self.advance();
     }
 
     /// A message reaches the collector over the newest connection, or one
@@ -154,6 +200,7 @@ impl Node {
             Message::Nack(nack) => self.session.handle_nack(attempt, &nack, now),
         };
         self.execute(commands);
+        self.settle();
     }
 
     /// The agent's connection breaks; `whole`: what is on its way is gone.
@@ -175,25 +222,35 @@ impl Node {
         self.wires.clear();
     }
 
-    /// The agent is killed, and started again.
+    /// The agent is killed, and started again: what its disk had not taken is
+    /// in the rings.
     pub fn restart(&mut self) {
         if let Some(wire) = self.wires.last_mut() {
             wire.heard = false;
         }
-        self.lives += 1;
-        self.session = open(&self.folder, self.boots, self.lives, self.now);
+        self.epochs += 1;
+        self.disk = disk(&self.folder);
+        self.session = open(&self.disk, self.boots, self.epochs, self.now);
         let marks = self.session.spool().marks();
         let mark = marks.iter().find(|mark| mark.instance == self.boots + 1);
-        // The rings themselves are told after the spool.
-        assert!(mark.is_some_and(|mark| mark.priority as usize == self.read) || self.read == 0);
+        let marked = mark.map_or(0, |mark| mark.priority as usize);
+        self.released = self.released.max(marked);
+        self.sent_and_held += (self.read - self.released) as u64;
+        self.read = self.released;
+        self.read();
+        self.settle();
     }
 
     /// The machine is shut down in order and booted: the rings are others.
     pub fn boot(&mut self) {
+        self.disk.let_go();
         self.session.spool_mut().finish();
+        self.settle();
+        assert_eq!(self.released, self.ring.len(), "the disk has everything");
         self.ring_begins += self.ring.len() as u64;
         self.ring.clear();
         self.read = 0;
+        self.released = 0;
         self.boots += 1;
         self.restart();
     }
@@ -230,19 +287,27 @@ impl Node {
                         wire.up.clear();
                     }
                 }
-                Command::BeginAnew => panic!("the spool lost nothing"),
+                Command::BeginAnew => {
+                    assert!(self.sent_and_held > 0, "the spool lost nothing");
+                    self.epochs += 1;
+                    self.session.begin_anew(Epoch([self.epochs; 16]));
+                }
             }
         }
     }
 }
 
-fn open(folder: &TempDir, boots: u64, lives: u8, now: Instant) -> Session {
+fn disk(folder: &TempDir) -> Disk {
+    Disk::immediate(Arc::new(Folder::at(folder.path().to_owned())))
+}
+
+fn open(disk: &Disk, boots: u64, epochs: u8, now: Instant) -> Session {
     let spool = Spool::open(
-        Arc::new(Folder::at(folder.path().to_owned())),
+        disk.clone(),
         SpoolLimits::default(),
         4,
         &format!("boot-{boots}"),
-        Epoch([lives; 16]),
+        Epoch([epochs; 16]),
     )
     .expect("the folder can be read");
     Session::new(
@@ -250,7 +315,7 @@ fn open(folder: &TempDir, boots: u64, lives: u8, now: Instant) -> Session {
             node: "node".to_owned(),
             info: ingest::NodeInfo::default(),
             collectors: vec!["collector:1".to_owned()],
-            seed: u64::from(lives),
+            seed: u64::from(epochs),
         },
         spool,
         now,

@@ -11,7 +11,7 @@ use shrike_proto::{
 use super::*;
 use crate::{
     config::SpoolLimits,
-    spool::{Files, testing::MemoryFiles},
+    spool::{Disk, testing::MemoryFiles},
 };
 
 const EPOCH: Epoch = Epoch([9; 16]);
@@ -22,8 +22,8 @@ fn session(now: Instant) -> Session {
 }
 
 fn session_on(files: MemoryFiles, boot_id: &str, epoch: Epoch, now: Instant) -> Session {
-    let files: Arc<dyn Files> = Arc::new(files);
-    let spool = Spool::open(files, SpoolLimits::default(), 2, boot_id, epoch).unwrap();
+    let disk = Disk::immediate(Arc::new(files));
+    let spool = Spool::open(disk, SpoolLimits::default(), 2, boot_id, epoch).unwrap();
     Session::new(
         SessionOptions {
             node: "web-1".to_owned(),
@@ -164,10 +164,7 @@ fn a_collector_that_is_ahead_is_met_with_another_epoch() {
     let (attempt, hello, _) = opened(&mut session, later);
     assert_eq!((hello.epoch[0], hello.next_sequence), (5, 3));
     let commands = session.handle_welcome(attempt, &welcome(0, 8), later);
-    let Some(Command::Send(batch)) = commands.get(1) else {
-        panic!("what was given up is told: {commands:?}");
-    };
-    assert_eq!((batch.lost[0].first_sequence, batch.lost[0].count), (1, 2));
+    assert_eq!(batches(&commands), [(1, 2)], "what was never sent goes on");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         self.first + u64::from(self.events) - 1
     }
 }
@@ -60,13 +60,14 @@ pub struct Cursor {
 /// Consecutive numbers that share a fate.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
-    first: u64,
-    count: u64,
-    kind: RunKind,
+    pub first: u64,
+    pub count: u64,
+    pub kind: RunKind,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum RunKind {
+/// What became of the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunKind {
     /// A batch.
     Batch(Class, u64),
     /// A batch of a class that was given up.
@@ -76,15 +77,18 @@ enum RunKind {
 }
 
 impl Run {
-    fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         self.first + self.count - 1
     }
 }
 
 /// What comes next.
-enum Next {
+pub enum Next {
+    /// A batch.
     Batch(Entry),
+    /// Numbers that were given up.
     Run(Run),
+    /// Nothing, or nothing that may be sent.
     End,
 }
 
@@ -102,6 +106,7 @@ impl EpochLog {
     /// counts it as under way. A batch of 0 events carries lost ranges alone.
     pub fn take_next(&mut self) -> Option<ingest::Batch> {
         let mut lost: Vec<ingest::LostRange> = Vec::new();
+        let mut given_up = 0;
         loop {
             let at = self.position();
             let run = match self.peek() {
@@ -115,6 +120,7 @@ impl EpochLog {
                         };
                         self.pass(&run);
                         self.under_way.push_back(UnderWay { run, at });
+                        self.sent = self.sent.max(run.last());
                         let batch = self.batch(entry.first, Some((&entry, payload)));
                         return Some(ingest::Batch { lost, ..batch });
                     }
@@ -145,16 +151,58 @@ impl EpochLog {
                     reason,
                 });
             }
-            if let RunKind::Evicted = run.kind {
-                self.told.insert(run.first, run.last());
-            }
             self.pass(&run);
-            self.under_way.push_back(UnderWay { run, at });
+            self.note_given_up(run, at, &mut given_up);
         }
         (!lost.is_empty()).then(|| ingest::Batch {
             lost,
             ..self.empty_batch()
         })
+    }
+
+    /// Counts numbers that were given up as under way. `given_up` says how many
+    /// such runs there are since the last batch: neighbours of one fate are one
+    /// of them, however many batches they were.
+    fn note_given_up(&mut self, run: Run, at: Position, given_up: &mut usize) {
+        let before = match *given_up {
+            0 => None,
+            _ => self.under_way.back_mut(),
+        };
+        let run = match before {
+            Some(before) if before.run.kind == run.kind && before.run.last() + 1 == run.first => {
+                before.run.count += run.count;
+                before.run
+            }
+            Some(_) | None => {
+                self.under_way.push_back(UnderWay { run, at });
+                *given_up += 1;
+                run
+            }
+        };
+        if run.kind == RunKind::Evicted {
+            self.note_told(run.first, run.last());
+        }
+        self.sent = self.sent.max(run.last());
+    }
+
+    fn note_told(&mut self, mut first: u64, mut last: u64) {
+        // Neighbours grow together.
+        while let Some((&before, &upto)) = self.told.range(..=last + 1).next_back()
+            && upto + 1 >= first
+        {
+            self.told.remove(&before);
+            (first, last) = (first.min(before), last.max(upto));
+        }
+        self.told.insert(first, last);
+    }
+
+    fn forget_told(&mut self, acknowledged: u64) {
+        let rest = self.told.split_off(&(acknowledged + 1));
+        let (_, last) = self.told.pop_last().unwrap_or_default();
+        self.told = rest;
+        if last > acknowledged {
+            self.told.insert(acknowledged + 1, last);
+        }
     }
 
     fn lose_damaged(&mut self, entry: &Entry) {
@@ -179,7 +227,7 @@ impl EpochLog {
     /// Returns a batch without events at the place of the next one to send,
     /// for a ledger.
     pub fn empty_batch(&self) -> ingest::Batch {
-        self.batch(self.cursor.expected.max(self.acknowledged + 1), None)
+        self.batch(self.expected(), None)
     }
 
     /// Forgets that anything was sent: a session begins.
@@ -211,9 +259,11 @@ impl EpochLog {
     /// many batches and ranges that were.
     ///
     /// # Errors
-    /// [`AckError::Ahead`] when that has no number yet; nothing changes then.
+    /// [`AckError::Ahead`] when no collector was told of that, neither in this
+    /// agent's life nor by one before that left it in the journal; nothing
+    /// changes then.
     pub fn acknowledge(&mut self, durable: SequenceNumber) -> Result<usize, AckError> {
-        let last = self.next - 1;
+        let last = self.sent;
         if durable.0 > last {
             return Err(AckError::Ahead {
                 acked: durable,
@@ -247,7 +297,7 @@ impl EpochLog {
             released += 1;
         }
         self.acknowledged = self.acknowledged.max(durable.0);
-        self.told = self.told.split_off(&(self.acknowledged + 1));
+        self.forget_told(self.acknowledged);
         self.trim();
         Ok(released)
     }
@@ -366,8 +416,18 @@ impl EpochLog {
         self.cursor.expected = run.last() + 1;
     }
 
-    fn peek(&mut self) -> Next {
-        let expected = self.cursor.expected.max(self.acknowledged + 1);
+    /// Goes on at a number that is not below the next one.
+    pub(super) fn skip_to(&mut self, next: SequenceNumber) {
+        self.cursor.expected = next.0;
+    }
+
+    /// Returns the number that is next.
+    pub(super) fn expected(&self) -> u64 {
+        self.cursor.expected.max(self.acknowledged + 1)
+    }
+
+    pub(super) fn peek(&mut self) -> Next {
+        let expected = self.expected();
         self.cursor.expected = expected;
         loop {
             while self
@@ -380,16 +440,16 @@ impl EpochLog {
                 break;
             }
         }
+        if expected >= self.sendable {
+            return Next::End;
+        }
         let entry = self.cursor.ready.front().copied();
-        let end = entry.map_or(self.next, |entry| entry.first);
         if let Some(entry) = entry
             && entry.first <= expected
         {
             return self.look_at(entry, expected);
         }
-        if expected >= end {
-            return Next::End;
-        }
+        let end = entry.map_or(self.sendable, |entry| entry.first.min(self.sendable));
         // A hole: numbers that no commit covers.
         let known = self.lost_at(expected);
         let (last, reason) = match known {
@@ -451,7 +511,7 @@ impl EpochLog {
             journal: self.cursor.journal,
             offset: self.cursor.offset,
         };
-        let Some((what, end)) = journal::read(&*journal.file, at.offset, journal.bytes) else {
+        let Some((what, end)) = journal::read(&journal.file, at.offset, journal.bytes) else {
             // The end, or damage: what it held shows as a hole.
             let Some(following) = self.journals.get(index + 1) else {
                 return false;

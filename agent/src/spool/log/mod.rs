@@ -11,18 +11,18 @@
 //! Files are only ever appended to, and leave whole: when an acknowledgement
 //! covers everything in them, or when their class is given up. In memory there
 //! is one entry for each file and for each batch under way, whatever the
-//! number of events that wait.
+//! number of events that wait, and what the disk has not taken yet.
 
+mod carry;
 mod cursor;
+mod leave;
 mod recover;
 
+pub use carry::Carried;
+pub use leave::Eviction;
 pub use recover::{Damage, Recovered};
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    io,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use cursor::{Cursor, Entry, Position, Run};
 use shrike_proto::{
@@ -33,13 +33,21 @@ use shrike_proto::{
 
 use super::{
     class::Class,
-    files::{Files, SpoolFile},
+    disk::{Disk, DiskFile},
     journal::{self, Commit, Count, Evicted, Mark, Part, Record, What},
 };
 
 /// A journal file is as long as this before the next one begins: enough for
 /// hours of a quiet node, and read again in no time.
 const JOURNAL_BYTES: u64 = 512 << 10;
+
+/// A file with so many bytes that the disk has not taken is followed by another
+/// one: what is acknowledged before it is written leaves the memory file by
+/// file. A disk that keeps up never has that many to take.
+const UNWRITTEN_BYTES: usize = 256 << 10;
+
+/// The same for the journal, whose entries are small.
+const JOURNAL_UNWRITTEN_BYTES: usize = 32 << 10;
 
 /// Ranges that are given up one by one: refused batches and damage. More than
 /// that are told as one hole each.
@@ -66,7 +74,7 @@ impl LostRange {
 #[derive(Debug)]
 struct Segment {
     number: u64,
-    file: Arc<dyn SpoolFile>,
+    file: DiskFile,
     bytes: u64,
     /// Last number in it.
     last: u64,
@@ -78,7 +86,7 @@ struct Segment {
 #[derive(Debug)]
 struct Journal {
     number: u64,
-    file: Arc<dyn SpoolFile>,
+    file: DiskFile,
     bytes: u64,
     /// Number that the next event gets at its end.
     next: u64,
@@ -120,7 +128,7 @@ pub enum AckError {
 /// The log of one epoch.
 #[derive(Debug)]
 pub struct EpochLog {
-    files: Arc<dyn Files>,
+    disk: Disk,
     folder: String,
     epoch: Epoch,
     boot_id: String,
@@ -129,7 +137,16 @@ pub struct EpochLog {
     segments: [VecDeque<Segment>; Class::COUNT],
     segments_made: [u64; Class::COUNT],
     next: u64,
+    /// Up to where, exclusive, numbers may be sent: the disk has what is below,
+    /// or does not answer.
+    sendable: u64,
+    /// The first number of this agent's life.
+    began: u64,
+    /// The highest number that a collector can have heard of.
+    sent: u64,
     acknowledged: u64,
+    /// What an epoch before held is being carried over.
+    is_carrying: bool,
     evicted: [u64; Class::COUNT],
     /// What was evicted and told as lost, first to last number: the collector
     /// may have that on its disk without our knowing. No more than is under way
@@ -144,45 +161,45 @@ pub struct EpochLog {
     cursor: Cursor,
     under_way: VecDeque<UnderWay>,
     /// Written since the last sync, data before journals.
-    unsynced: Vec<(String, Arc<dyn SpoolFile>)>,
+    unsynced: Vec<(String, DiskFile)>,
     folder_unsynced: bool,
 }
 
 impl EpochLog {
-    /// Begins an epoch. Where its journal cannot be written, that is tried
-    /// again with the first events.
+    /// Begins an epoch in a folder of its own.
     pub fn begin(
-        files: Arc<dyn Files>,
+        disk: Disk,
         folder: String,
         epoch: Epoch,
         boot_id: String,
         segment_bytes: u64,
     ) -> Self {
-        let mut log = Self::empty(files, folder, epoch, boot_id, segment_bytes);
-        if let Err(error) = log.begin_journal(0) {
-            tracing::error!(%error, folder = log.folder, "the spool cannot be written");
-        }
+        let mut log = Self {
+            epoch,
+            boot_id,
+            ..Self::empty(disk, folder, segment_bytes)
+        };
+        log.begin_journal(0);
         log
     }
 
-    fn empty(
-        files: Arc<dyn Files>,
-        folder: String,
-        epoch: Epoch,
-        boot_id: String,
-        segment_bytes: u64,
-    ) -> Self {
+    /// A log of which nothing is known yet.
+    fn empty(disk: Disk, folder: String, segment_bytes: u64) -> Self {
         Self {
-            files,
+            disk,
             folder,
-            epoch,
-            boot_id,
+            epoch: Epoch([0; 16]),
+            boot_id: String::new(),
             segment_bytes,
             journals: VecDeque::new(),
             segments: Default::default(),
             segments_made: [0; Class::COUNT],
             next: 1,
+            sendable: 1,
+            began: 1,
+            sent: 0,
             acknowledged: 0,
+            is_carrying: false,
             evicted: [0; Class::COUNT],
             told: BTreeMap::new(),
             evicted_waiting: 0,
@@ -276,42 +293,51 @@ impl EpochLog {
         &self.marks
     }
 
+    /// Lets everything below a number be sent.
+    pub fn allow(&mut self, next: SequenceNumber) {
+        self.sendable = self.sendable.max(next.0.min(self.next));
+    }
+
+    /// Returns everything up to where it is acknowledged.
+    pub fn acknowledged(&self) -> SequenceNumber {
+        SequenceNumber(self.acknowledged)
+    }
+
     /// Takes in batches whose events get the next numbers in this order.
     /// `after` says how far the rings were read then.
-    ///
-    /// # Errors
-    /// When they cannot be written: nothing was taken in then, and the same
-    /// call may be made again.
-    pub fn commit(&mut self, batches: &[Sealed], after: &[Mark]) -> io::Result<()> {
-        if self.journals.is_empty() {
-            self.begin_journal(0)?;
-        }
+    pub fn commit(&mut self, batches: Vec<Sealed>, after: &[Mark]) {
         let mut parts = Vec::with_capacity(batches.len());
         let mut ends: [Option<u64>; Class::COUNT] = [None; Class::COUNT];
         for batch in batches {
-            let end = &mut ends[batch.class.index()];
-            let (segment, offset) = self.write(batch, *end)?;
-            *end = Some(offset + batch.payload.len() as u64);
+            let Sealed {
+                class,
+                payload,
+                events,
+                crc32c,
+            } = batch;
+            let end = &mut ends[class.index()];
+            let bytes = payload.len() as u32;
+            let (segment, offset) = self.write(class, payload, *end);
+            *end = Some(offset + u64::from(bytes));
             parts.push(Part {
-                class: batch.class as u32,
+                class: class as u32,
                 segment,
                 offset,
-                bytes: batch.payload.len() as u32,
-                events: batch.events,
-                crc32c: batch.crc32c,
+                bytes,
+                events,
+                crc32c,
             });
         }
         self.append(What::Commit(Commit {
             first_sequence: self.next,
             parts: parts.clone(),
             marks: after.to_vec(),
-        }))?;
+        }));
         for part in &parts {
             self.note_part(part);
         }
         self.marks = after.to_vec();
         self.note_journal();
-        Ok(())
     }
 
     /// Counts what a part of a commit brought.
@@ -340,19 +366,18 @@ impl EpochLog {
 
     /// Writes a payload; `end` is where the one before it ended that the
     /// journal does not name yet. Returns the segment and place.
-    fn write(&mut self, batch: &Sealed, end: Option<u64>) -> io::Result<(u64, u64)> {
-        let class = batch.class;
-        let full = self.segments[class.index()].back().is_none_or(|segment| {
+    fn write(&mut self, class: Class, payload: Vec<u8>, end: Option<u64>) -> (u64, u64) {
+        let index = class.index();
+        let at = self.segments[index].back().and_then(|segment| {
             let end = end.unwrap_or(segment.bytes);
-            end > 0 && end + batch.payload.len() as u64 > self.segment_bytes
+            let fits = end == 0 || end + payload.len() as u64 <= self.segment_bytes;
+            (fits && segment.file.waiting_bytes() < UNWRITTEN_BYTES).then_some(end)
         });
-        let mut end = end;
-        if full {
-            let number = self.segments_made[class.index()];
-            let file = self.create(&segment_name(class, number))?;
-            self.segments_made[class.index()] += 1;
-            end = None;
-            self.segments[class.index()].push_back(Segment {
+        if at.is_none() {
+            let number = self.segments_made[index];
+            let file = self.create(&segment_name(class, number));
+            self.segments_made[index] += 1;
+            self.segments[index].push_back(Segment {
                 number,
                 file,
                 bytes: 0,
@@ -360,63 +385,60 @@ impl EpochLog {
                 waiting: 0,
             });
         }
-        let segment = self.segments[class.index()]
-            .back()
-            .ok_or(io::ErrorKind::NotFound)?;
-        let offset = end.unwrap_or(segment.bytes);
-        segment.file.write_at(&batch.payload, offset)?;
-        let (number, file) = (segment.number, Arc::clone(&segment.file));
+        let segment = self.segments[index].back().expect("one was made");
+        let offset = at.unwrap_or(0);
+        let (number, file) = (segment.number, segment.file.clone());
+        file.write_at(payload, offset);
         self.mark_unsynced(segment_name(class, number), file);
-        Ok((number, offset))
+        (number, offset)
     }
 
     /// Makes a file in the epoch's folder.
-    fn create(&mut self, name: &str) -> io::Result<Arc<dyn SpoolFile>> {
-        let file = self.files.create(&format!("{}/{name}", self.folder))?;
+    fn create(&mut self, name: &str) -> DiskFile {
         self.folder_unsynced = true;
-        Ok(file)
+        self.disk.create(format!("{}/{name}", self.folder))
     }
 
     /// Writes an entry of the journal, in a new file where the present one is
     /// long enough.
-    fn append(&mut self, what: What) -> io::Result<()> {
-        if self
-            .journals
-            .back()
-            .is_none_or(|journal| journal.bytes >= JOURNAL_BYTES)
-        {
-            let number = self.journals.back().map_or(0, |journal| journal.number + 1);
-            self.begin_journal(number)?;
+    fn append(&mut self, what: What) {
+        let last = self.journals.back();
+        if last.is_none_or(|journal| {
+            journal.bytes >= JOURNAL_BYTES
+                || journal.file.waiting_bytes() >= JOURNAL_UNWRITTEN_BYTES
+        }) {
+            let number = last.map_or(0, |journal| journal.number + 1);
+            self.begin_journal(number);
         }
         // A count is for a successor in the same boot: a quiet node's disk is
         // left alone.
         let is_synced = !matches!(what, What::Count(_));
         let frame = Record::frame(what);
-        let journal = self.journals.back_mut().ok_or(io::ErrorKind::NotFound)?;
-        journal.file.write_at(&frame, journal.bytes)?;
+        let journal = self.journals.back_mut().expect("one was begun");
+        let offset = journal.bytes;
         journal.bytes += frame.len() as u64;
+        let (number, file) = (journal.number, journal.file.clone());
+        file.write_at(frame, offset);
         if is_synced {
-            let (number, file) = (journal.number, Arc::clone(&journal.file));
             self.mark_unsynced(journal_name(number), file);
         }
-        Ok(())
     }
 
-    fn begin_journal(&mut self, number: u64) -> io::Result<()> {
+    fn begin_journal(&mut self, number: u64) {
         let frame = Record::frame(What::Opening(self.opening()));
         if number == 0 {
-            self.files.make_folder(&self.folder)?;
-            self.files.sync_folder("")?;
+            self.disk.make_folder(&self.folder);
+            self.disk.sync_folder("");
         }
-        let file = self.create(&journal_name(number))?;
-        file.write_at(&frame, 0)?;
+        let file = self.create(&journal_name(number));
+        let bytes = frame.len() as u64;
+        file.write_at(frame, 0);
         self.journals.push_back(Journal {
             number,
             file,
-            bytes: frame.len() as u64,
+            bytes,
             next: self.next,
         });
-        Ok(())
     }
 
     fn opening(&self) -> journal::Opening {
@@ -436,6 +458,7 @@ impl EpochLog {
             lost: self.lost.values().map(lost_to_disk).collect(),
             count: Some(self.count()),
             marks: self.marks.clone(),
+            is_carrying: self.is_carrying,
         }
     }
 
@@ -456,18 +479,14 @@ impl EpochLog {
     }
 
     /// Keeps the ledger as it is, for a successor that goes on with it.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn keep_ledger(&mut self, ledger: &Ledger) -> io::Result<()> {
-        if self.ledger == *ledger {
-            return Ok(());
+    pub fn keep_ledger(&mut self, ledger: &Ledger) {
+        if self.ledger != *ledger {
+            self.ledger = ledger.clone();
+            self.append(What::Count(self.count()));
         }
-        self.ledger = ledger.clone();
-        self.append(What::Count(self.count()))
     }
 
-    fn mark_unsynced(&mut self, name: String, file: Arc<dyn SpoolFile>) {
+    fn mark_unsynced(&mut self, name: String, file: DiskFile) {
         if !self.unsynced.iter().any(|(known, _)| *known == name) {
             self.unsynced.push((name, file));
         }
@@ -475,115 +494,13 @@ impl EpochLog {
 
     /// Returns what was written since the last call and is to be synced: data
     /// first, then the journal, then, if it says so, the folder.
-    pub fn take_unsynced(&mut self) -> (Vec<Arc<dyn SpoolFile>>, bool) {
+    pub fn take_unsynced(&mut self) -> (Vec<DiskFile>, bool) {
         let mut files = std::mem::take(&mut self.unsynced);
         files.sort_by_key(|(name, _)| name.starts_with(JOURNAL));
         (
             files.into_iter().map(|(_, file)| file).collect(),
             std::mem::take(&mut self.folder_unsynced),
         )
-    }
-
-    /// Gives up the oldest file of a class. Returns how many events that were;
-    /// `None`: it has none.
-    pub fn evict(&mut self, class: Class) -> Option<u64> {
-        let index = class.index();
-        // One that was only begun gives no room.
-        let segment = self.segments[index].pop_front_if(|segment| segment.bytes > 0)?;
-        let name = segment_name(class, segment.number);
-        self.unsynced.retain(|(known, _)| *known != name);
-        self.evicted[index] = self.evicted[index].max(segment.last);
-        self.evicted_waiting += segment.waiting;
-        let evicted = Evicted {
-            class: class as u32,
-            upto: self.evicted[index],
-            events: segment.waiting,
-        };
-        // Without room for that, the payload is missing after a restart, which
-        // is a loss as well.
-        if let Err(error) = self.append(What::Evicted(evicted)) {
-            tracing::debug!(%error, "an eviction is not in the journal");
-        }
-        self.remove(&name);
-        Some(segment.waiting)
-    }
-
-    /// Gives up numbers that no file has: they could not be written.
-    pub fn lose_next(&mut self, count: u64, reason: LossReason) {
-        let range = LostRange {
-            first: self.next,
-            count,
-            reason,
-        };
-        self.next += count;
-        self.note_journal();
-        self.lose(range);
-    }
-
-    fn lose(&mut self, range: LostRange) {
-        // A neighbour of the same reason grows.
-        if let Some((_, before)) = self.lost.range_mut(..range.first).next_back()
-            && before.last() + 1 == range.first
-            && before.reason == range.reason
-        {
-            before.count += range.count;
-        } else if self.lost.len() < LOST_MAX {
-            self.lost.insert(range.first, range);
-        } else {
-            // Still a hole, without its reason.
-            tracing::error!(first = range.first, "too many ranges are lost");
-        }
-        if let Err(error) = self.append(What::Lost(lost_to_disk(&range))) {
-            tracing::debug!(%error, "a loss is not in the journal");
-        }
-    }
-
-    fn remove(&mut self, name: &str) {
-        let path = format!("{}/{name}", self.folder);
-        if let Err(error) = self.files.remove(&path) {
-            tracing::warn!(path, %error, "a file of the spool stays behind");
-        }
-        self.folder_unsynced = true;
-    }
-
-    /// Removes the whole epoch from the disk.
-    pub fn discard(mut self) {
-        let segments = std::mem::take(&mut self.segments);
-        for (class, segments) in Class::ALL.iter().zip(segments) {
-            for segment in segments {
-                self.remove(&segment_name(*class, segment.number));
-            }
-        }
-        for journal in std::mem::take(&mut self.journals) {
-            self.remove(&journal_name(journal.number));
-        }
-        if let Err(error) = self.files.remove_folder(&self.folder) {
-            tracing::warn!(folder = self.folder, %error, "a folder of the spool stays behind");
-        }
-    }
-
-    /// Removes the files that acknowledgements cover. The ones that are being
-    /// written stay.
-    fn trim(&mut self) {
-        for class in Class::ALL {
-            while self.segments[class.index()].len() > 1
-                && let Some(segment) = self.segments[class.index()]
-                    .pop_front_if(|segment| segment.last <= self.acknowledged)
-            {
-                self.remove(&segment_name(class, segment.number));
-            }
-        }
-        while self.journals.len() > 1
-            && self.cursor.journal > self.journals[0].number
-            && self.journals[0].next <= self.acknowledged + 1
-            && self
-                .under_way
-                .front()
-                .is_none_or(|front| front.at.journal > self.journals[0].number)
-            && let Some(journal) = self.journals.pop_front()
-        {
-            self.remove(&journal_name(journal.number));
-        }
     }
 
     /// Reads a payload and checks it.

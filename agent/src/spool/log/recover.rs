@@ -1,6 +1,6 @@
 //! What is left of an epoch's log after its agent ended, however that was.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use shrike_proto::{
     id::{Epoch, SequenceNumber},
@@ -10,7 +10,7 @@ use shrike_proto::{
 use super::{EpochLog, JOURNAL, Journal, LostRange, Segment, segment_name};
 use crate::spool::{
     class::Class,
-    files::Files,
+    disk::Disk,
     journal::{self, Count, Opening, Part, What},
 };
 
@@ -23,6 +23,9 @@ pub struct Recovered {
     /// does, numbers may have been given that nobody knows any more, so none
     /// must be given again.
     pub clean: bool,
+    /// What an epoch before held was being carried over: all of it is there
+    /// still.
+    pub is_partial: bool,
 }
 
 /// Why a folder is no log.
@@ -49,18 +52,12 @@ impl EpochLog {
     /// When the folder cannot be read. What is wrong with its content is
     /// [`Damage`].
     pub fn recover(
-        files: Arc<dyn Files>,
+        disk: Disk,
         folder: String,
         segment_bytes: u64,
     ) -> io::Result<Result<Recovered, Damage>> {
-        let names = files.list(&folder)?;
-        let mut log = Self::empty(
-            Arc::clone(&files),
-            folder,
-            Epoch([0; 16]),
-            String::new(),
-            segment_bytes,
-        );
+        let names = disk.list(&folder)?;
+        let mut log = Self::empty(disk, folder, segment_bytes);
         let mut numbers: Vec<u64> = names
             .iter()
             .filter_map(|name| journal_number(name))
@@ -81,6 +78,9 @@ impl EpochLog {
         for (segments, upto) in log.segments.iter_mut().zip(log.evicted) {
             segments.retain(|segment| segment.last > upto);
         }
+        log.sendable = log.next;
+        log.began = log.next;
+        log.sent = log.next - 1;
         log.acknowledged = replay.first.saturating_sub(1);
         let acknowledged = replay.count.acknowledged.min(log.next - 1);
         log.acknowledge(SequenceNumber(acknowledged))
@@ -99,19 +99,21 @@ impl EpochLog {
                 .iter()
                 .filter_map(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok())
                 .map(|number| number + 1)
+                .chain([log.segments_made[class.index()]])
                 .max()
                 .unwrap_or(0);
         }
         Ok(Ok(Recovered {
-            log,
             clean: replay.clean,
+            is_partial: log.is_carrying,
+            log,
         }))
     }
 
     /// Removes files that the journal does not name: they were being written
     /// when the agent ended.
     pub fn remove_strays(&mut self) {
-        for name in self.files.list(&self.folder).unwrap_or_default() {
+        for name in self.disk.list(&self.folder).unwrap_or_default() {
             let is_known = journal_number(&name).is_some()
                 || Class::ALL.iter().any(|class| {
                     self.segments[class.index()]
@@ -119,7 +121,8 @@ impl EpochLog {
                         .any(|segment| segment_name(*class, segment.number) == name)
                 });
             if !is_known {
-                self.remove(&name);
+                self.disk.remove(format!("{}/{name}", self.folder));
+                self.folder_unsynced = true;
             }
         }
     }
@@ -155,15 +158,15 @@ impl Replay {
     /// Reads a file of the journal.
     fn read(&mut self, log: &mut EpochLog, number: u64) -> Result<(), Damage> {
         let path = format!("{}/{}", log.folder, super::journal_name(number));
-        let Ok(file) = log.files.open(&path) else {
+        let Ok(file) = log.disk.open(&path) else {
             return Err(Damage::NoJournal);
         };
-        let length = file.length().map_err(|_| Damage::NoJournal)?;
-        let Some((What::Opening(opening), mut offset)) = journal::read(&*file, 0, length) else {
+        let length = file.length();
+        let Some((What::Opening(opening), mut offset)) = journal::read(&file, 0, length) else {
             return Err(Damage::NoJournal);
         };
         self.open(log, number, opening)?;
-        while let Some((what, end)) = journal::read(&*file, offset, length) {
+        while let Some((what, end)) = journal::read(&file, offset, length) {
             self.take(log, what);
             offset = end;
         }
@@ -210,6 +213,7 @@ impl Replay {
         }
         self.count(opening.count.unwrap_or_default());
         log.marks = opening.marks;
+        log.is_carrying = opening.is_carrying;
         Ok(())
     }
 
@@ -226,6 +230,7 @@ impl Replay {
                     return;
                 }
                 log.next = commit.first_sequence;
+                log.is_carrying &= !commit.parts.is_empty();
                 for part in &commit.parts {
                     open_segment(log, part);
                     log.note_part(part);
@@ -254,6 +259,9 @@ fn open_segment(log: &mut EpochLog, part: &Part) {
     let Some(class) = Class::at(part.class) else {
         return;
     };
+    // No entry of the journal may ever mean another file than it does.
+    let made = &mut log.segments_made[class.index()];
+    *made = (*made).max(part.segment.saturating_add(1));
     let segments = &mut log.segments[class.index()];
     if segments
         .back()
@@ -263,7 +271,7 @@ fn open_segment(log: &mut EpochLog, part: &Part) {
     }
     let path = format!("{}/{}", log.folder, segment_name(class, part.segment));
     // One that was given up or acknowledged is not there any longer.
-    if let Ok(file) = log.files.open(&path) {
+    if let Ok(file) = log.disk.open(&path) {
         segments.push_back(Segment {
             number: part.segment,
             file,
