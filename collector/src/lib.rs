@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod budget;
 pub mod chain;
 pub mod chunk;
 pub mod clock;

@@ -20,7 +20,7 @@ use std::{
 use shrike_proto::{
     identity::{Identity, Role},
     tls::{self, TlsError, TlsFiles},
-    transport::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES_MAX, WINDOW_BYTES},
+    transport::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES_MAX},
     wire::{
         FILE_DESCRIPTOR_SET,
         admin::{
@@ -40,11 +40,12 @@ use tonic::{
 
 use crate::{
     admin::{EventAdmin, NodeAdmin, PolicyAdmin},
+    budget::Budget,
     chain::chain,
-    config::CollectorConfig,
+    config::{CollectorConfig, Limits},
     control::Control,
     fleet, health,
-    ingest::Ingest,
+    ingest::{Ingest, Metered},
     listen::{self, peer::Only},
     policy,
     store::{
@@ -155,7 +156,7 @@ struct Services {
 }
 
 impl Services {
-    fn router(self) -> Result<Router, StartError> {
+    fn router(self, limits: &Limits) -> Result<Router, StartError> {
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -164,12 +165,16 @@ impl Services {
         Ok(Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-            .initial_connection_window_size(WINDOW_BYTES)
-            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(limits.window_bytes())
+            .initial_stream_window_size(limits.window_bytes())
             .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
             .add_service(InterceptedService::new(
-                IngestServiceServer::new(self.ingest).max_decoding_message_size(MESSAGE_BYTES_MAX),
+                Metered::new(
+                    IngestServiceServer::new(self.ingest)
+                        .max_decoding_message_size(MESSAGE_BYTES_MAX),
+                    Budget::new(limits.batch_memory_bytes()),
+                ),
                 agent,
             ))
             .add_service(InterceptedService::new(
@@ -250,7 +255,7 @@ impl Collector {
             events: EventAdmin::new(Arc::clone(&store), tail, stop.clone()),
             policies: PolicyAdmin::new(fleet, stop.clone()),
         };
-        let router = services.router()?.add_service(health_service);
+        let router = services.router(&config.limits)?.add_service(health_service);
         let incoming = listen::accept(
             listener,
             Arc::new(server_tls),

@@ -232,6 +232,12 @@ pub fn unpack(batch: &ingest::Batch) -> Result<Vec<u8>, BatchError> {
     }
 }
 
+/// Returns how many bytes the payload says it has before compression; `None`
+/// where it does not say so.
+pub fn claimed_bytes(batch: &ingest::Batch) -> Option<u64> {
+    zstd::zstd_safe::get_frame_content_size(&batch.payload).ok()?
+}
+
 /// Decodes an event list that must hold exactly the `count` events from
 /// `first_sequence` on.
 ///

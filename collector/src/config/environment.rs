@@ -35,6 +35,11 @@ const FIELDS: &[(&str, &[&str], Form)] = &[
         &["limits", "handshake_timeout_ms"],
         Form::Number,
     ),
+    (
+        "LIMITS_INGEST_MEMORY_BYTES_MAX",
+        &["limits", "ingest_memory_bytes_max"],
+        Form::Number,
+    ),
     ("OTLP_ENDPOINT", &["otlp_endpoint"], Form::Text),
     ("LOW_DISK_BYTES", &["low_disk_bytes"], Form::Number),
 ];

@@ -13,7 +13,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use shrike_proto::tls::TlsFiles;
+use shrike_proto::{tls::TlsFiles, transport::WINDOW_BYTES};
+
+use crate::ingest;
 
 /// Where the configuration lies when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/shrike/collector.toml";
@@ -96,6 +98,26 @@ pub struct Limits {
     pub connections_max: usize,
     /// Longest TLS handshake.
     pub handshake_timeout_ms: u64,
+    /// Memory for batches on their way into the store, whatever is connected:
+    /// one half for those that are being taken, the other for what connections
+    /// may send before they are read.
+    pub ingest_memory_bytes_max: usize,
+}
+
+/// Least that HTTP/2 lets a connection send unread (RFC 9113, 6.9.2).
+const WINDOW_BYTES_MIN: usize = 64 << 10;
+
+impl Limits {
+    /// Returns the bytes for batches that are being taken.
+    pub fn batch_memory_bytes(&self) -> usize {
+        self.ingest_memory_bytes_max / 2
+    }
+
+    /// Returns the bytes that a connection may send before they are read.
+    pub fn window_bytes(&self) -> u32 {
+        let each = self.ingest_memory_bytes_max / 2 / self.connections_max.max(1);
+        u32::try_from(each).map_or(WINDOW_BYTES, |each| each.min(WINDOW_BYTES))
+    }
 }
 
 impl Default for Limits {
@@ -104,6 +126,8 @@ impl Default for Limits {
             // Two thousand agents and some people.
             connections_max: 4096,
             handshake_timeout_ms: 10_000,
+            // 64 KiB for each connection, and some thousand batches.
+            ingest_memory_bytes_max: 512 << 20,
         }
     }
 }
@@ -246,6 +270,18 @@ impl CollectorConfig {
                 "is 0: no handshake is that fast; 10000 is usual",
             );
         }
+        if self.limits.batch_memory_bytes() < ingest::COST_MAX {
+            return value(
+                "limits.ingest_memory_bytes_max",
+                "is too small for one large batch: at least 67108864 (64 MiB)",
+            );
+        }
+        if (self.limits.window_bytes() as usize) < WINDOW_BYTES_MIN {
+            return value(
+                "limits.ingest_memory_bytes_max",
+                "is too small for limits.connections_max: at least 131072 (128 KiB) for each connection",
+            );
+        }
         let endpoint_fits = self.otlp_endpoint.as_ref().is_none_or(|endpoint| {
             endpoint.starts_with("http://") || endpoint.starts_with("https://")
         });
@@ -360,6 +396,14 @@ key = "collector.key"
         check(
             &format!("{MINIMAL}\n[limits]\nconnections_max = 0\n"),
             "limits.connections_max: is 0",
+        );
+        check(
+            &format!("{MINIMAL}\n[limits]\ningest_memory_bytes_max = 1000000\n"),
+            "limits.ingest_memory_bytes_max: is too small for one large batch",
+        );
+        check(
+            &format!("{MINIMAL}\n[limits]\nconnections_max = 100000\n"),
+            "limits.ingest_memory_bytes_max: is too small for limits.connections_max",
         );
         check(
             &format!("otlp_endpoint = \"localhost:4317\"\n{MINIMAL}"),

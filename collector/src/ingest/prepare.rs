@@ -15,6 +15,9 @@ use crate::{
     tail::Encoded,
 };
 
+/// Level 1, as agents use: this is seldom needed.
+const ZSTD_LEVEL: i32 = 1;
+
 /// A batch that is poison.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
@@ -55,7 +58,7 @@ pub fn prepare(batch: &ingest::Batch, skip: usize) -> Result<Prepared, PrepareEr
     {
         return Ok(Prepared {
             pieces: vec![piece],
-            events: Encoded::new(first, batch.count, raw),
+            events: Encoded::new(first, batch.count, batch.payload.clone()),
         });
     }
     let events = batch::decode(&raw, first, batch.count)?;
@@ -74,7 +77,9 @@ fn encode(events: &[Event]) -> Encoded {
         events: events.iter().cloned().map(Into::into).collect(),
     };
     let count = u32::try_from(events.len()).expect("a batch is bounded");
-    Encoded::new(first.sequence, count, list.encode_to_vec())
+    let payload = zstd::bulk::compress(&list.encode_to_vec(), ZSTD_LEVEL)
+        .expect("compression into memory cannot fail");
+    Encoded::new(first.sequence, count, payload)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shrike_proto::{
+    batch,
     identity::Identity,
     telemetry,
     wire::ingest::{
@@ -20,10 +21,12 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use super::{
-    prepare::prepare,
+    meter::Shares,
+    prepare::{PrepareError, Prepared, prepare},
     session::{CREDIT, Hello, Plan, Reply, Session, SessionError, Step},
 };
 use crate::{
+    budget::Share,
     chain::chain,
     fleet::Fleet,
     listen::peer,
@@ -38,12 +41,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// and the welcome.
 const ANSWERS_QUEUED: usize = CREDIT as usize + 1;
 
-/// Memory that batches under way may take together, in KiB: 512 MiB.
-const SHARES: usize = 512 << 10;
-
-/// What a batch takes in memory for each byte on the wire: decoded events are
-/// about ten times as long.
-const EXPANSION: usize = 10;
+/// Longest batch before compression that is prepared at once, on the runtime's
+/// own thread: below, that takes less than handing it over.
+const AT_ONCE_BYTES_MAX: u64 = 16 << 10;
 
 /// Takes events from agents.
 #[derive(Debug, Clone)]
@@ -53,7 +53,6 @@ pub struct Ingest {
     /// Decoding is work for the processor: more at once than there are
     /// processors only takes memory.
     decoders: Arc<Semaphore>,
-    shares: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -66,7 +65,6 @@ impl Ingest {
             writer,
             fleet,
             decoders: Arc::new(Semaphore::new(processors)),
-            shares: Arc::new(Semaphore::new(SHARES)),
             tasks,
             stop,
         }
@@ -82,9 +80,14 @@ impl IngestService for Ingest {
         request: Request<Streaming<StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
         let identity = peer::identity(&request)?;
+        let shares = request.extensions().get::<Shares>().cloned();
+        let shares = shares.ok_or_else(|| Status::internal("the stream is not metered"))?;
         let (answers, stream) = mpsc::channel(ANSWERS_QUEUED);
         let ingest = self.clone();
-        let inbound = request.into_inner();
+        let inbound = Inbound {
+            messages: request.into_inner(),
+            shares,
+        };
         self.tasks.spawn(async move {
             if let Err(end) = ingest.serve(&identity, inbound, &answers).await {
                 let node = identity.id();
@@ -164,13 +167,34 @@ fn status(error: &SessionError) -> Status {
     }
 }
 
+/// What an agent sends, each message with its share of the memory.
+struct Inbound {
+    messages: Streaming<StreamEventsRequest>,
+    shares: Shares,
+}
+
+struct Message {
+    message: Option<stream_events_request::Message>,
+    share: Option<Share>,
+}
+
+impl Inbound {
+    async fn next(&mut self) -> Result<Option<Message>, Status> {
+        let message = self.messages.message().await?;
+        Ok(message.map(|message| Message {
+            message: message.message,
+            share: self.shares.take(),
+        }))
+    }
+}
+
 type Answers = mpsc::Sender<Result<StreamEventsResponse, Status>>;
 
 impl Ingest {
     async fn serve(
         &self,
         identity: &Identity,
-        mut inbound: Streaming<StreamEventsRequest>,
+        mut inbound: Inbound,
         answers: &Answers,
     ) -> Result<(), End> {
         let hello = self.hello(identity, &mut inbound).await?;
@@ -188,13 +212,9 @@ impl Ingest {
         served
     }
 
-    async fn hello(
-        &self,
-        identity: &Identity,
-        inbound: &mut Streaming<StreamEventsRequest>,
-    ) -> Result<Hello, End> {
+    async fn hello(&self, identity: &Identity, inbound: &mut Inbound) -> Result<Hello, End> {
         let first = tokio::select! {
-            first = timeout(HELLO_TIMEOUT, inbound.message()) => first,
+            first = timeout(HELLO_TIMEOUT, inbound.next()) => first,
             () = self.stop.cancelled() => return Err(End::Stopping),
         };
         match first
@@ -202,8 +222,9 @@ impl Ingest {
             .map_err(End::Broken)?
         {
             None => Err(End::Gone),
-            Some(StreamEventsRequest {
+            Some(Message {
                 message: Some(stream_events_request::Message::Hello(hello)),
+                share: _,
             }) => Ok(Hello::check(hello, identity.id())?),
             Some(_) => Err(SessionError::NoHello.into()),
         }
@@ -212,7 +233,7 @@ impl Ingest {
     async fn converse(
         &self,
         hello: &Hello,
-        mut inbound: Streaming<StreamEventsRequest>,
+        mut inbound: Inbound,
         answers: &Answers,
     ) -> Result<(), End> {
         let known = self.writer.mark(hello.stream.clone()).await?;
@@ -250,7 +271,7 @@ impl Ingest {
                     let reply = session.handle_outcome(outcome)?;
                     self.reply(hello, reply, answers).await?;
                 }
-                message = inbound.message(), if open && session.has_room() => {
+                message = inbound.next(), if open && session.has_room() => {
                     match message.map_err(End::Broken)? {
                         None => open = false,
                         Some(message) => {
@@ -268,11 +289,12 @@ impl Ingest {
         &self,
         hello: &Hello,
         session: &mut Session,
-        message: StreamEventsRequest,
+        message: Message,
         outcomes: &mpsc::Sender<Outcome>,
         answers: &Answers,
     ) -> Result<(), End> {
-        let batch = match message.message.ok_or(SessionError::Empty)? {
+        let Message { message, share } = message;
+        let batch = match message.ok_or(SessionError::Empty)? {
             stream_events_request::Message::Hello(_) => {
                 return Err(SessionError::SecondHello.into());
             }
@@ -288,7 +310,7 @@ impl Ingest {
                     count = batch.count,
                 );
                 telemetry::continue_from(&span, &batch.traceparent);
-                let task = self.store(hello, session, batch, plan, outcomes, span.clone());
+                let task = self.store(hello, session, (batch, share), plan, outcomes, span.clone());
                 match task.instrument(span).await? {
                     Some(reply) => self.reply(hello, reply, answers).await,
                     None => Ok(()),
@@ -303,30 +325,12 @@ impl Ingest {
         &self,
         hello: &Hello,
         session: &mut Session,
-        batch: ingest::Batch,
+        (batch, share): (ingest::Batch, Option<Share>),
         plan: Plan,
         outcomes: &mpsc::Sender<Outcome>,
         span: tracing::Span,
     ) -> Result<Option<Reply>, End> {
-        let share = (batch.payload.len() * EXPANSION)
-            .div_ceil(1024)
-            .clamp(1, SHARES / 2);
-        let share = Arc::clone(&self.shares)
-            .acquire_many_owned(u32::try_from(share).expect("clamped above"))
-            .await
-            .map_err(|_| End::Stopping)?;
-        let decoder = Arc::clone(&self.decoders)
-            .acquire_owned()
-            .await
-            .map_err(|_| End::Stopping)?;
-        let skip = plan.skip;
-        let (batch, prepared) = tokio::task::spawn_blocking(move || {
-            let prepared = prepare(&batch, skip);
-            drop(decoder);
-            (batch, prepared)
-        })
-        .await
-        .map_err(|_| End::Stopping)?;
+        let (batch, prepared) = self.prepare(batch, plan.skip).await?;
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -351,10 +355,32 @@ impl Ingest {
             pieces: prepared.pieces,
             events: prepared.events,
             span,
-            share: Some(share),
+            share,
         };
         self.writer.append(append, outcomes.clone()).await?;
         Ok(None)
+    }
+
+    async fn prepare(
+        &self,
+        batch: ingest::Batch,
+        skip: usize,
+    ) -> Result<(ingest::Batch, Result<Prepared, PrepareError>), End> {
+        if batch::claimed_bytes(&batch).is_some_and(|bytes| bytes <= AT_ONCE_BYTES_MAX) {
+            let prepared = prepare(&batch, skip);
+            return Ok((batch, prepared));
+        }
+        let decoder = Arc::clone(&self.decoders)
+            .acquire_owned()
+            .await
+            .map_err(|_| End::Stopping)?;
+        tokio::task::spawn_blocking(move || {
+            let prepared = prepare(&batch, skip);
+            drop(decoder);
+            (batch, prepared)
+        })
+        .await
+        .map_err(|_| End::Stopping)
     }
 
     async fn reply(&self, hello: &Hello, reply: Reply, answers: &Answers) -> Result<(), End> {

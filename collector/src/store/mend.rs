@@ -14,7 +14,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use shrike_proto::ledger::LossReason;
+use shrike_proto::{event::Mention, ledger::LossReason};
 
 use super::{
     Commit, Store as _, StoreError,
@@ -23,7 +23,7 @@ use super::{
     record,
     sled::{SledStore, backend, batch},
     stream::{LostRange, StreamKey, Watermark},
-    summary::{Mention, Summary},
+    summary::Summary,
     verify::Verification,
 };
 
@@ -274,7 +274,7 @@ fn rebuild(key: &BlockKey, stored: &[u8], value: &[u8]) -> Option<Block> {
     let raw_bytes = unpacked.rows.list(0..unpacked.rows.len()).len();
     let mut summary = Summary::new(raw_bytes);
     for event in decoded.iter().flat_map(|(_, events)| events) {
-        summary.add(&Mention::of(event));
+        summary.add(&Mention::from(event));
     }
     if summary.count == 0 {
         return None;

@@ -10,31 +10,40 @@ mod service;
 pub use service::{History, serve};
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, PoisonError, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
-use shrike_proto::{batch, event::Event, id::SequenceNumber};
+use shrike_proto::{
+    batch::{self, BATCH_BYTES_MAX, BatchError},
+    event::Event,
+    id::SequenceNumber,
+};
 use tokio::sync::broadcast;
 
 use crate::{chain::chain, store::stream::StreamKey};
 
 /// Arrivals kept for slow readers: some seconds of a busy collector, and at
-/// most 64 of the largest batches in memory.
+/// most 64 of the largest batches in memory, compressed.
 const ARRIVALS_KEPT: usize = 64;
 
-/// Events as they came, checked but not built: most arrivals have no reader.
+/// Events as they came, checked but neither decompressed nor built: most
+/// arrivals have no reader.
 #[derive(Debug, Default)]
 pub struct Encoded {
     first: SequenceNumber,
     count: u32,
-    raw: Vec<u8>,
+    payload: Vec<u8>,
 }
 
 impl Encoded {
-    /// Keeps an encoded list of `count` events from `first` on.
-    pub fn new(first: SequenceNumber, count: u32, raw: Vec<u8>) -> Self {
-        Self { first, count, raw }
+    /// Keeps a compressed list of `count` events from `first` on.
+    pub fn new(first: SequenceNumber, count: u32, payload: Vec<u8>) -> Self {
+        Self {
+            first,
+            count,
+            payload,
+        }
     }
 
     /// Returns how many events there are.
@@ -44,11 +53,17 @@ impl Encoded {
 
     /// Builds the events.
     pub fn decode(&self) -> Vec<Event> {
-        batch::decode(&self.raw, self.first, self.count).unwrap_or_else(|error| {
-            // They were checked before they were stored.
-            tracing::error!(error = chain(&error), "stored events do not decode");
-            Vec::new()
-        })
+        if self.count == 0 {
+            return Vec::new();
+        }
+        batch::decompress(&self.payload, BATCH_BYTES_MAX)
+            .map_err(BatchError::Decompress)
+            .and_then(|raw| batch::decode(&raw, self.first, self.count))
+            .unwrap_or_else(|error| {
+                // They were checked before they were stored.
+                tracing::error!(error = chain(&error), "stored events do not decode");
+                Vec::new()
+            })
     }
 }
 
@@ -57,7 +72,8 @@ impl Encoded {
 pub struct Arrival {
     stream: StreamKey,
     encoded: Encoded,
-    decoded: OnceLock<Vec<Event>>,
+    /// While somebody reads them.
+    decoded: Mutex<Weak<[Event]>>,
 }
 
 impl Arrival {
@@ -66,7 +82,7 @@ impl Arrival {
         Self {
             stream,
             encoded,
-            decoded: OnceLock::new(),
+            decoded: Mutex::new(Weak::<[Event; 0]>::new()),
         }
     }
 
@@ -75,10 +91,16 @@ impl Arrival {
         &self.stream
     }
 
-    /// Returns the events; the first reader builds them for all, which takes
-    /// milliseconds.
-    pub fn events(&self) -> &[Event] {
-        self.decoded.get_or_init(|| self.encoded.decode())
+    /// Returns the events; the first reader builds them, which takes
+    /// milliseconds, for all who read while it does: built events take a
+    /// hundred times the room.
+    pub fn events(&self) -> Arc<[Event]> {
+        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        decoded.upgrade().unwrap_or_else(|| {
+            let events: Arc<[Event]> = self.encoded.decode().into();
+            *decoded = Arc::downgrade(&events);
+            events
+        })
     }
 }
 
@@ -178,8 +200,9 @@ pub(crate) mod tests {
                 .collect(),
         };
         let raw = prost::Message::encode_to_vec(&list);
+        let payload = zstd::bulk::compress(&raw, 1).unwrap();
         let count = u32::try_from(count).unwrap();
-        let encoded = Encoded::new(SequenceNumber(first), count, raw);
+        let encoded = Encoded::new(SequenceNumber(first), count, payload);
         Arrival::new(sample::stream(), encoded)
     }
 

@@ -21,7 +21,7 @@ use std::{
 };
 
 use shrike_proto::{id::SequenceNumber, ledger::Ledger};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use super::{
@@ -32,7 +32,10 @@ use super::{
     stream::{LostRange, StreamKey},
     succession::{Extent, Merge},
 };
-use crate::tail::{Encoded, Tail};
+use crate::{
+    budget::Share,
+    tail::{Encoded, Tail},
+};
 use thread::WriterThread;
 
 /// Requests that wait for a commit: each session has at most its credit in
@@ -60,7 +63,7 @@ pub struct Append {
     pub span: Span,
     /// Its share of the memory that batches may take, given back when it is
     /// settled.
-    pub share: Option<OwnedSemaphorePermit>,
+    pub share: Option<Share>,
 }
 
 /// What became of an [`Append`].
