@@ -118,6 +118,7 @@ fn run(load: &Load) {
         window: None,
         order: Order::OldestFirst,
         limit: 0,
+        after: None,
         is_abandoned: &|| false,
     };
     query::run(&*store, &search, |stored| {
