@@ -55,6 +55,34 @@ pub enum StoreCommand {
     /// Write every event of every whole block as JSON, one object a line;
     /// works on a damaged store.
     Export(StoreFolder),
+    /// Show what it holds: blocks, events and bytes, by node and day.
+    Stats(StatsOptions),
+    /// Write all of it, with checksums, into one file.
+    Backup(BackupFile),
+    /// Make a store of a backup, in an empty folder.
+    Restore(BackupFile),
+}
+
+/// What figures are shown.
+#[derive(Debug, Args)]
+pub struct StatsOptions {
+    /// The store.
+    #[command(flatten)]
+    pub folder: StoreFolder,
+    /// Write JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A backup and its store.
+#[derive(Debug, Args)]
+pub struct BackupFile {
+    /// The backup.
+    #[arg(value_name = "BACKUP")]
+    pub file: PathBuf,
+    /// The store.
+    #[command(flatten)]
+    pub folder: StoreFolder,
 }
 
 /// Where the configuration lies.

@@ -9,13 +9,18 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser as _;
 use shrike_collector::{
-    args::{Arguments, Command, ConfigCommand, ConfigFile, StoreCommand, StoreFolder},
+    args::{
+        Arguments, BackupFile, Command, ConfigCommand, ConfigFile, StatsOptions, StoreCommand,
+        StoreFolder,
+    },
     chain::chain,
     config::{CollectorConfig, ConfigError},
     run::{Collector, StartError},
     store::{
+        backup::{self, Progress},
         export::{self, ExportError},
-        sled::Existing,
+        sled::{Existing, SledStore},
+        stats::{Stats, size},
     },
 };
 use shrike_proto::{
@@ -34,6 +39,9 @@ fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check(file)) => check(&file),
         Command::Store(StoreCommand::Verify(folder)) => verify(folder),
         Command::Store(StoreCommand::Export(folder)) => export(folder),
+        Command::Store(StoreCommand::Stats(options)) => stats(options),
+        Command::Store(StoreCommand::Backup(backup)) => back_up(backup),
+        Command::Store(StoreCommand::Restore(backup)) => restore(backup),
     };
     match done {
         Ok(code) => code,
@@ -149,6 +157,45 @@ fn export(folder: StoreFolder) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::from(FAILED)
     })
+}
+
+fn stats(options: StatsOptions) -> anyhow::Result<ExitCode> {
+    let data_dir = data_dir(options.folder)?;
+    let store = SledStore::open(&data_dir, Existing::Only)?;
+    let stats = Stats::gather(&store)?;
+    if options.json {
+        let json = serde_json::to_string_pretty(&stats).context("cannot write JSON")?;
+        print(&format!("{json}\n"))
+    } else {
+        print(&stats.to_string())
+    }
+}
+
+fn back_up(options: BackupFile) -> anyhow::Result<ExitCode> {
+    let data_dir = data_dir(options.folder)?;
+    let summary = backup::backup(&data_dir, &options.file, tell)?;
+    print(&format!(
+        "{}: {} blocks, {} events, {}\n",
+        options.file.display(),
+        summary.blocks,
+        summary.events,
+        size(summary.bytes)
+    ))
+}
+
+fn restore(options: BackupFile) -> anyhow::Result<ExitCode> {
+    let data_dir = data_dir(options.folder)?;
+    let summary = backup::restore(&options.file, &data_dir, tell)?;
+    print(&format!(
+        "{}: {} blocks, {} events, checked\n",
+        data_dir.display(),
+        summary.blocks,
+        summary.events
+    ))
+}
+
+fn tell(progress: Progress) {
+    eprintln!("{} entries, {}", progress.entries, size(progress.bytes));
 }
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {

@@ -20,7 +20,7 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, VecDeque, binary_heap::PeekMut},
     ops::ControlFlow,
 };
 
@@ -142,14 +142,14 @@ pub fn run(
     } = *search;
     let mut stats = QueryStats::default();
     let mut blocks = Blocks::new(store, search);
-    let mut events: BinaryHeap<Reverse<WaitingEvent>> = BinaryHeap::new();
+    let mut waiting = Waiting::default();
     loop {
         let earliest = blocks.earliest();
-        let event_is_next = events.peek().is_some_and(|Reverse(event)| {
-            event.at < earliest || earliest == i64::MAX || events.len() > WAITING_EVENTS_MAX
+        let event_is_next = waiting.earliest().is_some_and(|at| {
+            at < earliest || earliest == i64::MAX || waiting.events > WAITING_EVENTS_MAX
         });
         if event_is_next {
-            if let Some(Reverse(event)) = events.pop() {
+            if let Some(event) = waiting.take() {
                 stats.matched += 1;
                 let is_last = stats.matched == limit;
                 if is_last {
@@ -164,26 +164,15 @@ pub fn run(
         } else {
             match blocks.go_on(&mut stats) {
                 Ok(ControlFlow::Continue(found)) => {
-                    events.extend(found.into_iter().map(Reverse));
+                    waiting.add(found);
                     if limit > 0 {
-                        keep_first(&mut events, limit - stats.matched);
+                        waiting.keep_first(limit - stats.matched);
                     }
                 }
                 Ok(ControlFlow::Break(())) => return Ok(stats),
                 Err(error) => return Err(error),
             }
         }
-    }
-}
-
-/// Forgets events that are beyond the limit whatever comes, once they are many.
-fn keep_first(events: &mut BinaryHeap<Reverse<WaitingEvent>>, wanted: u64) {
-    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-    if events.len() > wanted.saturating_mul(2).max(KEPT_ANYWAY) {
-        let mut all = std::mem::take(events).into_vec();
-        all.select_nth_unstable_by(wanted, |Reverse(one), Reverse(other)| one.cmp(other));
-        all.truncate(wanted);
-        *events = all.into();
     }
 }
 
@@ -440,6 +429,97 @@ impl PartialEq for WaitingBlock {
 }
 
 impl Eq for WaitingBlock {}
+
+/// Events that wait to be merged: those of each block in order by themselves,
+/// so that none is moved before its turn.
+#[derive(Default)]
+struct Waiting {
+    blocks: BinaryHeap<Reverse<FoundInBlock>>,
+    events: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, found: Vec<WaitingEvent>) {
+        self.events += found.len();
+        let mut order: Vec<u32> = (0..).take(found.len()).collect();
+        order.sort_by(|left, right| found[*left as usize].cmp(&found[*right as usize]));
+        if !order.is_empty() {
+            self.blocks.push(Reverse(FoundInBlock {
+                events: found.into_iter().map(Some).collect(),
+                order,
+                taken: 0,
+            }));
+        }
+    }
+
+    fn earliest(&self) -> Option<i64> {
+        let Reverse(block) = self.blocks.peek()?;
+        block.head().map(|event| event.at)
+    }
+
+    fn take(&mut self) -> Option<WaitingEvent> {
+        let mut first = self.blocks.peek_mut()?;
+        let Reverse(block) = &mut *first;
+        let event = block.take();
+        if block.head().is_none() {
+            PeekMut::pop(first);
+        }
+        self.events -= usize::from(event.is_some());
+        event
+    }
+
+    /// Forgets events that are beyond the limit whatever comes, once they are
+    /// many.
+    fn keep_first(&mut self, wanted: u64) {
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        if self.events > wanted.saturating_mul(2).max(KEPT_ANYWAY) {
+            let kept = std::iter::from_fn(|| self.take()).take(wanted).collect();
+            *self = Self::default();
+            self.add(kept);
+        }
+    }
+}
+
+/// What one block had, in order.
+struct FoundInBlock {
+    events: Vec<Option<WaitingEvent>>,
+    /// Places in `events`.
+    order: Vec<u32>,
+    taken: usize,
+}
+
+impl FoundInBlock {
+    fn head(&self) -> Option<&WaitingEvent> {
+        let place = *self.order.get(self.taken)? as usize;
+        self.events[place].as_ref()
+    }
+
+    fn take(&mut self) -> Option<WaitingEvent> {
+        let place = *self.order.get(self.taken)? as usize;
+        self.taken += 1;
+        self.events[place].take()
+    }
+}
+
+impl Ord for FoundInBlock {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.head().cmp(&other.head())
+    }
+}
+
+impl PartialOrd for FoundInBlock {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for FoundInBlock {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for FoundInBlock {}
 
 struct WaitingEvent {
     at: i64,

@@ -134,7 +134,7 @@ fn export_scanned(
     // What was merged is found beside its parts, as long as sled has not used
     // their room again: each event counts once.
     let mut covered = Covered::default();
-    for (key, place) in &scan.whole {
+    for ((key, _), place) in &scan.whole {
         let unpacked = place
             .read()
             .map_err(|error| error.to_string())

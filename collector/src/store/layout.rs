@@ -4,6 +4,8 @@
 //! "v"                                    "shrike-store 2"
 //! "f" block key                          footer            (envelope)
 //! "p" block key                          payload           (envelope), see below
+//! "F" block key                          merged footer     (envelope)
+//! "P" block key                          merged payload    (envelope)
 //! "w" epoch (16) node                    watermark         (envelope)
 //! "n" node                               node's record     (envelope)
 //! "c" policy name                        policy in force   (envelope)
@@ -20,6 +22,10 @@
 //! A payload names itself, so that [`super::scan`] finds it in the raw file
 //! when sled cannot.
 //!
+//! Merged blocks lie apart from others: sled joins a leaf that is all but empty
+//! with its left neighbour and writes both anew, which is cheap only among
+//! leaves of small values.
+//!
 //! One tree, because only a batch within one tree is atomic without a
 //! transaction. The envelope is [`super::record`]'s; inside it footers,
 //! watermarks and records are protobuf messages, so that fields may be added.
@@ -28,7 +34,7 @@ use shrike_proto::id::{Epoch, NodeId};
 
 use super::{
     Collection,
-    block::{BlockKey, KeyError},
+    block::{BlockKey, Footer, KeyError},
     stream::StreamKey,
 };
 
@@ -52,6 +58,10 @@ pub enum Space {
     Footer,
     /// A block's payload.
     Payload,
+    /// A merged block's footer.
+    MergedFooter,
+    /// A merged block's payload.
+    MergedPayload,
     /// A stream's watermark.
     Watermark,
     /// A small record.
@@ -64,6 +74,8 @@ impl Space {
         match self {
             Self::Footer => b'f',
             Self::Payload => b'p',
+            Self::MergedFooter => b'F',
+            Self::MergedPayload => b'P',
             Self::Watermark => b'w',
             Self::Record(Collection::Nodes) => b'n',
             Self::Record(Collection::Policies) => b'c',
@@ -78,6 +90,22 @@ impl Space {
         key.push(self.prefix());
         key.extend_from_slice(rest);
         key
+    }
+}
+
+/// Where footers and payloads lie, of merged blocks and of others.
+pub const BLOCK_SPACES: [(Space, Space); 2] = [
+    (Space::MergedFooter, Space::MergedPayload),
+    (Space::Footer, Space::Payload),
+];
+
+/// Returns where a block's footer and payload lie.
+pub fn block_spaces(footer: &Footer) -> (Space, Space) {
+    let [merged, others] = BLOCK_SPACES;
+    if footer.merged.is_empty() {
+        others
+    } else {
+        merged
     }
 }
 
@@ -165,7 +193,7 @@ mod tests {
     use super::*;
     use crate::{
         sample,
-        store::{block::Footer, record, stream::Watermark},
+        store::{record, stream::Watermark},
     };
     use shrike_proto::ledger::LossReason;
 

@@ -19,7 +19,7 @@ use shrike_proto::{event::Mention, ledger::LossReason};
 use super::{
     Commit, Store as _, StoreError,
     block::{self, Block, BlockKey, Run},
-    layout::{Space, unpack_payload},
+    layout::{BLOCK_SPACES, Space, unpack_payload},
     record,
     sled::{SledStore, backend, batch},
     stream::{LostRange, StreamKey, Watermark},
@@ -101,7 +101,7 @@ impl Mender<'_> {
     fn blocks(&mut self, verification: &Verification) -> Result<(), StoreError> {
         for broken in &verification.broken {
             let rebuilt = match (&broken.key, &broken.footer) {
-                (Some(key), None) => self.rebuilt(key)?,
+                (Some(key), None) => self.rebuilt(key, broken.spaces)?,
                 (Some(_) | None, Some(_)) | (None, None) => None,
             };
             if let Some(block) = rebuilt {
@@ -120,7 +120,7 @@ impl Mender<'_> {
             for run in &runs {
                 self.lose(run);
             }
-            let kept = self.keep(&broken.stored_key)?;
+            let kept = self.keep(&broken.stored_key, broken.spaces)?;
             self.done.push(Mend::SetAside {
                 block: broken.name(),
                 why: broken.why.clone(),
@@ -133,8 +133,12 @@ impl Mender<'_> {
 
     /// Makes a block of its payload alone; `None` when that is not whole
     /// either.
-    fn rebuilt(&self, key: &BlockKey) -> Result<Option<Block>, StoreError> {
-        let stored = Space::Payload.key(&key.encode());
+    fn rebuilt(
+        &self,
+        key: &BlockKey,
+        (_, space): (Space, Space),
+    ) -> Result<Option<Block>, StoreError> {
+        let stored = space.key(&key.encode());
         let value = self
             .store
             .handle()?
@@ -148,14 +152,18 @@ impl Mender<'_> {
     /// the watermarks miss.
     fn payloads_without_footer(&mut self) -> Result<(), StoreError> {
         let handle = self.store.handle()?;
-        for entry in handle.db.scan_prefix([Space::Payload.prefix()]) {
+        let payloads = BLOCK_SPACES.map(|(footers, payloads)| {
+            let entries = handle.db.scan_prefix([payloads.prefix()]);
+            entries.map(move |entry| (footers, entry))
+        });
+        for (footers, entry) in payloads.into_iter().flatten() {
             let (stored, value) = entry.map_err(|source| backend("read a block", source))?;
             let Ok(key) = BlockKey::decode(&stored[1..]) else {
                 continue;
             };
             let has_footer = handle
                 .db
-                .contains_key(Space::Footer.key(&stored[1..]))
+                .contains_key(footers.key(&stored[1..]))
                 .map_err(|source| backend("read a footer", source))?;
             if has_footer {
                 continue;
@@ -221,7 +229,11 @@ impl Mender<'_> {
     }
 
     /// Keeps a block's bytes beside the store and has it removed.
-    fn keep(&mut self, stored_key: &[u8]) -> Result<PathBuf, StoreError> {
+    fn keep(
+        &mut self,
+        stored_key: &[u8],
+        (footer, payload): (Space, Space),
+    ) -> Result<PathBuf, StoreError> {
         let folder = self.store.folder.join(FOLDER);
         let name: String = stored_key
             .iter()
@@ -229,7 +241,7 @@ impl Mender<'_> {
             .collect();
         let kept = folder.join(name);
         let handle = self.store.handle()?;
-        for (space, extension) in [(Space::Footer, "footer"), (Space::Payload, "payload")] {
+        for (space, extension) in [(footer, "footer"), (payload, "payload")] {
             let stored = space.key(stored_key);
             let value = handle
                 .db

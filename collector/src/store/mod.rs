@@ -9,6 +9,7 @@
 //! A store never decides what a batch means: it keeps what it is given,
 //! whole or not at all.
 
+pub mod backup;
 pub mod block;
 pub mod bloom;
 pub mod columns;
@@ -28,6 +29,7 @@ pub mod record;
 pub mod retention;
 pub mod scan;
 pub mod sled;
+pub mod stats;
 pub mod stream;
 pub mod succession;
 pub mod summary;

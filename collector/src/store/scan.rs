@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     block::{BLOCK_BYTES_MAX, BlockKey},
-    layout::{MAGIC, PAYLOAD_HEADER_BYTES, Space, block_key, parse_payload_header},
+    layout::{BLOCK_SPACES, MAGIC, PAYLOAD_HEADER_BYTES, block_key, parse_payload_header},
     record,
 };
 
@@ -30,8 +30,9 @@ const KEY_BYTES_MAX: usize = 8 + 16 + 8 + 63;
 /// What a scan found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Whole blocks, each with one place where it lies.
-    pub whole: BTreeMap<BlockKey, Place>,
+    /// Whole blocks, each with one place where it lies. What was merged may have
+    /// the key of its first part.
+    pub whole: BTreeMap<(BlockKey, usize), Place>,
     /// Blocks that are nowhere whole.
     pub damaged: BTreeSet<BlockKey>,
 }
@@ -76,7 +77,10 @@ pub fn scan(folder: &Path) -> io::Result<Scan> {
     }
     // An old copy may be overwritten in part; what counts is a whole one.
     let Scan { whole, damaged } = &mut scan;
-    damaged.retain(|key| !whole.contains_key(key));
+    damaged.retain(|key| {
+        let first = whole.range((key.clone(), 0)..).next();
+        first.is_none_or(|((found, _), _)| found != key)
+    });
     Ok(scan)
 }
 
@@ -134,12 +138,14 @@ fn inspect(bytes: &[u8], path: &Path, at: u64, scan: &mut Scan) {
         return;
     };
     let end = key_end + header.frames_bytes + 4;
-    let whole = bytes
-        .get(..1 + end)
-        .is_some_and(|value| record::open(&block_key(Space::Payload, &key), value).is_ok());
+    let whole = bytes.get(..1 + end).is_some_and(|value| {
+        BLOCK_SPACES
+            .iter()
+            .any(|(_, payload)| record::open(&block_key(*payload, &key), value).is_ok())
+    });
     if whole {
         scan.whole.insert(
-            key,
+            (key, header.frames_bytes),
             Place {
                 file: path.to_owned(),
                 at: at + key_end as u64,
@@ -170,7 +176,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{sample, store::layout::pack_payload};
+    use crate::{
+        sample,
+        store::layout::{Space, pack_payload},
+    };
 
     fn sealed(block: &crate::store::block::Block) -> Vec<u8> {
         let stored = block_key(Space::Payload, &block.key);
@@ -199,7 +208,8 @@ mod tests {
         assert_eq!(scan.whole.len(), blocks.len());
         assert!(scan.damaged.is_empty());
         for block in blocks {
-            assert_eq!(scan.whole[&block.key].read().unwrap(), block.payload);
+            let place = &scan.whole[&(block.key.clone(), block.payload.len())];
+            assert_eq!(place.read().unwrap(), block.payload);
         }
     }
 
@@ -221,6 +231,10 @@ mod tests {
         .unwrap();
         let found = scan(folder.path()).unwrap();
         assert!(found.damaged.is_empty());
-        assert!(found.whole.contains_key(&block.key));
+        assert!(
+            found
+                .whole
+                .contains_key(&(block.key.clone(), block.payload.len()))
+        );
     }
 }

@@ -10,7 +10,8 @@
 //!   past a quarter of a segment becomes a blob file, and these leak. Hence
 //!   16 MiB segments, the longest there are, and blocks of at most 224 KiB.
 //! - What is removed from a leaf stays in it on disk until the leaf is written
-//!   anew, with its tenth change.
+//!   anew, with its tenth change, or is joined with its left neighbour, when
+//!   somebody comes by and it holds fewer than four values.
 //! - A failed write poisons the open database for good: [`recover`] closes
 //!   and opens it again.
 //!
@@ -21,6 +22,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
+    iter::Peekable,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
@@ -33,8 +35,8 @@ use super::{
     block::{BLOCK_BYTES_MAX, BlockKey, Footer},
     damaged_record,
     layout::{
-        FORMAT, FORMAT_BEFORE, FORMAT_KEY, RESTORING, Space, block_key, pack_payload,
-        parse_watermark_key, unpack_payload, watermark_key,
+        BLOCK_SPACES, FORMAT, FORMAT_BEFORE, FORMAT_KEY, RESTORING, Space, block_key, block_spaces,
+        pack_payload, parse_watermark_key, unpack_payload, watermark_key,
     },
     listing::{Listing, PAGE_FOOTERS},
     record, record_name,
@@ -247,17 +249,15 @@ impl Store for SledStore {
                 return vec![Err(error)];
             }
         };
-        let stored = |key: &Vec<u8>| Space::Footer.key(key);
-        let range = handle.db.range((
-            listing.low.as_ref().map(stored),
-            listing.high.as_ref().map(stored),
-        ));
-        let entries: Box<dyn Iterator<Item = _> + Send> = match listing.order {
-            Order::OldestFirst => Box::new(range),
-            Order::NewestFirst => Box::new(range.rev()),
+        let [merged, others] =
+            BLOCK_SPACES.map(|(footers, _)| footers_of(&handle.db, footers, listing).peekable());
+        let mut entries = InOrder {
+            merged,
+            others,
+            order: listing.order,
         };
         let mut page = Vec::with_capacity(PAGE_FOOTERS);
-        for entry in entries.take(PAGE_FOOTERS) {
+        for entry in entries.by_ref().take(PAGE_FOOTERS) {
             match entry.map_err(|source| backend("read a footer", source)) {
                 Ok((stored, value)) => {
                     listing.pass(stored[1..].to_vec());
@@ -283,18 +283,20 @@ impl Store for SledStore {
     }
 
     fn payload(&self, key: &BlockKey) -> Result<Option<Vec<u8>>, StoreError> {
-        let stored = block_key(Space::Payload, key);
-        self.handle()?
-            .db
-            .get(&stored)
-            .map_err(|source| backend("read a block", source))?
-            .map(|value| {
+        let db = self.handle()?.db;
+        for (_, space) in BLOCK_SPACES {
+            let stored = block_key(space, key);
+            let value = db
+                .get(&stored)
+                .map_err(|source| backend("read a block", source))?;
+            if let Some(value) = value {
                 let payload = record::open(&stored, &value).map_err(|error| damaged(key, error))?;
                 let frames = unpack_payload(payload)
                     .ok_or_else(|| damaged(key, "its payload is not of its form"))?;
-                Ok(frames.to_vec())
-            })
-            .transpose()
+                return Ok(Some(frames.to_vec()));
+            }
+        }
+        Ok(None)
     }
 
     fn records(&self, collection: Collection) -> Result<Vec<Record>, StoreError> {
@@ -339,7 +341,8 @@ impl Store for SledStore {
         let handle = self.handle()?;
         let mut verification = Verification::default();
         let mut balance = Balance::default();
-        for entry in handle.db.scan_prefix([Space::Footer.prefix()]) {
+        let footers = BLOCK_SPACES.map(|(space, _)| handle.db.scan_prefix([space.prefix()]));
+        for entry in footers.into_iter().flatten() {
             match entry {
                 Ok((stored, value)) => {
                     verify_block(&handle.db, &stored, &value, &mut balance, &mut verification);
@@ -382,7 +385,12 @@ fn verify_block(
     balance: &mut Balance,
     verification: &mut Verification,
 ) {
+    let spaces = BLOCK_SPACES
+        .into_iter()
+        .find(|(footers, _)| stored.first() == Some(&footers.prefix()))
+        .expect("only footers are listed");
     let mut broken = Broken {
+        spaces,
         stored_key: stored[1..].to_vec(),
         key: None,
         footer: None,
@@ -395,7 +403,7 @@ fn verify_block(
         let footer = Footer::decode(body).map_err(|error| error.to_string())?;
         balance.block(&footer.runs(&key));
         broken.footer = Some(footer.clone());
-        let stored = block_key(Space::Payload, &key);
+        let stored = block_key(spaces.1, &key);
         let value = db.get(&stored).map_err(|error| error.to_string())?;
         let value = value.ok_or("its payload is missing")?;
         let payload = record::open(&stored, &value).map_err(|error| error.to_string())?;
@@ -426,20 +434,71 @@ fn verify_records(db: &sled::Db, collection: Collection, verification: &mut Veri
     }
 }
 
+type Entry = sled::Result<(sled::IVec, sled::IVec)>;
+
+/// Lists the footers of a space that a listing has left.
+fn footers_of(
+    db: &sled::Db,
+    space: Space,
+    listing: &Listing,
+) -> Box<dyn Iterator<Item = Entry> + Send> {
+    let stored = |key: &Vec<u8>| space.key(key);
+    let range = db.range((
+        listing.low.as_ref().map(stored),
+        listing.high.as_ref().map(stored),
+    ));
+    match listing.order {
+        Order::OldestFirst => Box::new(range),
+        Order::NewestFirst => Box::new(range.rev()),
+    }
+}
+
+/// The footers of both spaces, in one order.
+struct InOrder<I: Iterator<Item = Entry>> {
+    merged: Peekable<I>,
+    others: Peekable<I>,
+    order: Order,
+}
+
+impl<I: Iterator<Item = Entry>> Iterator for InOrder<I> {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        let merged_is_next = match (self.merged.peek(), self.others.peek()) {
+            (Some(Ok((merged, _))), Some(Ok((others, _)))) => match self.order {
+                Order::OldestFirst => merged[1..] <= others[1..],
+                Order::NewestFirst => merged[1..] >= others[1..],
+            },
+            // What cannot be read is told first.
+            (Some(_), Some(Ok(_)) | None) => true,
+            (_, Some(_)) | (None, None) => false,
+        };
+        if merged_is_next {
+            self.merged.next()
+        } else {
+            self.others.next()
+        }
+    }
+}
+
 pub(super) fn batch(commit: &Commit) -> sled::Batch {
     let mut batch = sled::Batch::default();
     // Parts go first: what was merged may lie where its first part did.
     let parts = commit.merges.iter().flat_map(|merge| &merge.parts);
     for key in parts.map(|part| &part.key).chain(&commit.removed) {
-        batch.remove(block_key(Space::Footer, key));
-        batch.remove(block_key(Space::Payload, key));
+        // To remove what is not there writes nothing.
+        for (footer, payload) in BLOCK_SPACES {
+            batch.remove(block_key(footer, key));
+            batch.remove(block_key(payload, key));
+        }
     }
     let merged = commit.merges.iter().map(|merge| &merge.block);
     for block in commit.blocks.iter().chain(merged) {
-        let key = block_key(Space::Footer, &block.key);
+        let (footer, payload) = block_spaces(&block.footer);
+        let key = block_key(footer, &block.key);
         let value = record::seal(&key, &block.footer.encode());
         batch.insert(key, value);
-        let key = block_key(Space::Payload, &block.key);
+        let key = block_key(payload, &block.key);
         let value = record::seal(&key, &pack_payload(&block.key, &block.payload));
         batch.insert(key, value);
     }
@@ -646,11 +705,17 @@ mod tests {
     }
 
     fn format(folder: &Path) -> Vec<u8> {
-        let db = sled::Config::new()
-            .path(folder)
-            .segment_size(SEGMENT_BYTES)
-            .open()
-            .unwrap();
+        let config = sled::Config::new().path(folder).segment_size(SEGMENT_BYTES);
+        let started = Instant::now();
+        // The store that went may hold the lock for a moment.
+        let db = loop {
+            match config.open() {
+                Err(sled::Error::Io(_)) if started.elapsed() < LOCK_PATIENCE => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         db.get(FORMAT_KEY).unwrap().unwrap().to_vec()
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Damage,
     block::{BlockKey, Footer, Run},
+    layout::Space,
     merge::loose::{Minute, is_loose},
     stream::{StreamKey, Watermark},
 };
@@ -19,6 +20,8 @@ pub const BROKEN_MAX: usize = 10_000;
 /// A block that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
+    /// Where its footer and payload lie.
+    pub spaces: (Space, Space),
     /// Its key as it lies in the store, without the first byte.
     pub stored_key: Vec<u8>,
     /// The same, where it is one.

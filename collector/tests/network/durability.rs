@@ -132,6 +132,107 @@ async fn event_sent_twice_is_stored_once() {
 }
 
 #[tokio::test]
+async fn damaged_block_is_set_aside_at_the_start_and_counts_as_lost() {
+    let pki = Pki::new();
+    let (home, agent, admin) = (
+        Home::new(&pki),
+        pki.issue("agent/node-a"),
+        pki.issue("admin/alice"),
+    );
+    let collector = home.start();
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    for index in 0..4 {
+        session.send_batch(sealed(1 + index * 50, 50)).await;
+        session.ack().await;
+    }
+    assert_eq!(collector.terminate(), Some(0));
+    let db = sled::Config::new()
+        .path(&home.data_dir)
+        .segment_size(16 << 20)
+        .open()
+        .unwrap();
+    // The second block's payload.
+    let (key, value) = db.scan_prefix(b"p").nth(1).unwrap().unwrap();
+    let mut value = value.to_vec();
+    let middle = value.len() / 2;
+    value[middle] ^= 1;
+    db.insert(key, value).unwrap();
+    drop(db);
+
+    let collector = home.start();
+    let request = QueryEventsRequest {
+        filter: Some(EventFilter::default()),
+        order: admin::Order::OldestFirst.into(),
+        limit: 0,
+    };
+    let (events, summary) = query(&collector.address, &admin, request).await.unwrap();
+    let found: Vec<u64> = events
+        .into_iter()
+        .map(|stored| stored.event.unwrap().sequence)
+        .collect();
+    assert!(found.iter().copied().eq((1..=50).chain(101..=200)));
+    assert_eq!(summary.losses[0].lost[0].count, 50);
+    // The agent is not asked for them again, and goes on.
+    let (mut session, welcome) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    assert_eq!(welcome.durable_sequence, 200);
+    session.send_batch(sealed(201, 50)).await;
+    assert_eq!(session.ack().await, 250);
+    assert_eq!(collector.terminate(), Some(0));
+    let kept = fs::read_dir(home.data_dir.join("damaged")).unwrap().count();
+    assert_eq!(kept, 2, "footer and payload");
+    let whole = home.command(&["store", "verify"]);
+    assert_eq!(whole.status.code(), Some(0), "{whole:?}");
+}
+
+#[tokio::test]
+async fn collector_goes_on_with_a_restored_backup() {
+    let pki = Pki::new();
+    let (home, agent, admin) = (
+        Home::new(&pki),
+        pki.issue("agent/node-a"),
+        pki.issue("admin/alice"),
+    );
+    let collector = home.start();
+    let (mut session, _) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    session.send_batch(sealed(1, 100)).await;
+    assert_eq!(session.ack().await, 100);
+    let backup = home.data_dir.with_file_name("backup");
+    let name = backup.to_str().unwrap();
+    let running = home.command(&["store", "backup", name]);
+    let words = String::from_utf8_lossy(&running.stderr);
+    assert_eq!(running.status.code(), Some(1), "{words}");
+    assert!(words.contains("stop the collector first"), "{words}");
+    assert_eq!(collector.terminate(), Some(0));
+
+    let stats = home.command(&["store", "stats", "--json"]);
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
+    assert_eq!(stats["total"]["events"], 100);
+    assert_eq!(stats["nodes"]["node-a"]["events"], 100);
+    let done = home.command(&["store", "backup", name]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let refused = home.command(&["store", "restore", name]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    fs::rename(&home.data_dir, home.data_dir.with_file_name("old")).unwrap();
+    let done = home.command(&["store", "restore", name]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+
+    let collector = home.start();
+    let found = sequences(&collector.address, &admin).await;
+    assert!(found.into_iter().eq(1..=100));
+    let (_, welcome) = Session::open(&collector.address, &agent, "node-a")
+        .await
+        .unwrap();
+    assert_eq!(welcome.durable_sequence, 100);
+    assert_eq!(collector.terminate(), Some(0));
+}
+
+#[tokio::test]
 async fn damaged_store_is_refused_and_its_whole_blocks_exported() {
     let pki = Pki::new();
     let (home, agent) = (Home::new(&pki), pki.issue("agent/node-a"));

@@ -25,7 +25,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Store, StoreError,
+    Order, Store, StoreError,
     block::BlockKey,
     succession::Extent,
     writer::{State, Writer},
@@ -103,13 +103,14 @@ impl Merger {
         if plan.is_partial {
             self.loose.put_back(minute);
         }
-        let (mut parts, mut blocks) = (0, 0);
+        let mut blocks = 0;
+        let mut gone: Vec<BlockKey> = Vec::new();
         for group in plan.groups {
             if self.stop.is_cancelled() {
                 return Ok(());
             }
             let began = Instant::now();
-            parts += group.len();
+            gone.extend(group.iter().map(|part| part.key.clone()));
             blocks += self.merge_group(minute, group).await?;
             let rest = self.pace.rest(began, Instant::now(), self.loose.events());
             tokio::select! {
@@ -117,9 +118,12 @@ impl Merger {
                 () = self.stop.cancelled() => return Ok(()),
             }
         }
-        if parts > 0 {
+        if !gone.is_empty() {
             let (from_unix_ns, _) = minute.bounds_unix_ns();
+            let parts = gone.len();
             tracing::debug!(from_unix_ns, parts, blocks, "blocks were merged");
+            let store = Arc::clone(&self.store);
+            tokio::task::spawn_blocking(move || come_by(&*store, minute, gone)).await??;
         }
         Ok(())
     }
@@ -158,6 +162,23 @@ impl Merger {
         self.writer.merge(merges).await?;
         Ok(blocks)
     }
+}
+
+/// Looks at the places of blocks that are gone, in order: sled joins what is
+/// left of a leaf with its neighbour, and so gives up its room, only when
+/// somebody comes by.
+fn come_by(store: &dyn Store, minute: Minute, mut gone: Vec<BlockKey>) -> Result<(), StoreError> {
+    gone.sort();
+    for key in &gone {
+        store.payload(key)?;
+    }
+    let (from, until) = minute.bounds_unix_ns();
+    store
+        .footers(from, until, Order::OldestFirst)
+        .try_for_each(|entry| match entry {
+            Ok(_) | Err(StoreError::Damaged(_)) => Ok(()),
+            Err(error) => Err(error),
+        })
 }
 
 /// How much of its time merging takes.

@@ -246,6 +246,11 @@ fn queries_beside_merges_of_a_store_on_disk_meet_each_event_once() {
                 let found = ask(&store, order, None, &|| {});
                 let places: BTreeSet<_> = found.iter().map(place).collect();
                 assert_eq!((places.len(), found.len()), (1800, 1800));
+                let times = found.iter().map(|stored| stored.event.time_unix_ns);
+                assert!(match order {
+                    Order::OldestFirst => times.is_sorted(),
+                    Order::NewestFirst => times.rev().is_sorted(),
+                });
                 asked += 1;
                 order = match order {
                     Order::OldestFirst => Order::NewestFirst,
