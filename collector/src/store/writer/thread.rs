@@ -196,7 +196,7 @@ impl WriterThread {
             mark.stored += u64::from(piece.summary.count);
         }
         if append.ledger.is_some() {
-            mark.ledger.clone_from(&append.ledger);
+            mark.ledger = append.ledger.take();
         }
         gathered.bytes += append
             .pieces
@@ -235,11 +235,7 @@ impl WriterThread {
         for stream in &gathered.commit.forgotten {
             gathered.marks.remove(stream);
         }
-        gathered.commit.watermarks = gathered
-            .marks
-            .iter()
-            .map(|(stream, mark)| (stream.clone(), mark.clone()))
-            .collect();
+        gathered.commit.watermarks = std::mem::take(&mut gathered.marks).into_iter().collect();
         match self.commit(&gathered) {
             Ok(()) => self.settle(gathered),
             Err(state) => refuse(gathered, &state),
@@ -335,7 +331,7 @@ impl WriterThread {
         for stream in &gathered.commit.forgotten {
             self.marks.remove(stream);
         }
-        self.marks.extend(gathered.marks);
+        self.marks.extend(gathered.commit.watermarks);
         for waiting in gathered.waiting {
             match waiting {
                 Waiting::Append {
