@@ -171,8 +171,7 @@ impl Services {
             .http2_max_header_list_size(HEADER_BYTES_MAX)
             .add_service(InterceptedService::new(
                 Metered::new(
-                    IngestServiceServer::new(self.ingest)
-                        .max_decoding_message_size(MESSAGE_BYTES_MAX),
+                    IngestServiceServer::new(self.ingest),
                     Budget::new(limits.batch_memory_bytes()),
                 ),
                 agent,

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use super::{
-    meter::Shares,
+    inbound::{Inbound, InboundStream},
     prepare::{PrepareError, Prepared, prepare},
     session::{CREDIT, Hello, Plan, Reply, Session, SessionError, Step},
 };
@@ -80,14 +80,10 @@ impl IngestService for Ingest {
         request: Request<Streaming<StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
         let identity = peer::identity(&request)?;
-        let shares = request.extensions().get::<Shares>().cloned();
-        let shares = shares.ok_or_else(|| Status::internal("the stream is not metered"))?;
+        // What tonic would read of the stream is empty.
+        let inbound = InboundStream::take(&request)?;
         let (answers, stream) = mpsc::channel(ANSWERS_QUEUED);
         let ingest = self.clone();
-        let inbound = Inbound {
-            messages: request.into_inner(),
-            shares,
-        };
         self.tasks.spawn(async move {
             if let Err(end) = ingest.serve(&identity, inbound, &answers).await {
                 let node = identity.id();
@@ -167,34 +163,13 @@ fn status(error: &SessionError) -> Status {
     }
 }
 
-/// What an agent sends, each message with its share of the memory.
-struct Inbound {
-    messages: Streaming<StreamEventsRequest>,
-    shares: Shares,
-}
-
-struct Message {
-    message: Option<stream_events_request::Message>,
-    share: Option<Share>,
-}
-
-impl Inbound {
-    async fn next(&mut self) -> Result<Option<Message>, Status> {
-        let message = self.messages.message().await?;
-        Ok(message.map(|message| Message {
-            message: message.message,
-            share: self.shares.take(),
-        }))
-    }
-}
-
 type Answers = mpsc::Sender<Result<StreamEventsResponse, Status>>;
 
 impl Ingest {
     async fn serve(
         &self,
         identity: &Identity,
-        mut inbound: Inbound,
+        mut inbound: InboundStream,
         answers: &Answers,
     ) -> Result<(), End> {
         let hello = self.hello(identity, &mut inbound).await?;
@@ -212,7 +187,7 @@ impl Ingest {
         served
     }
 
-    async fn hello(&self, identity: &Identity, inbound: &mut Inbound) -> Result<Hello, End> {
+    async fn hello(&self, identity: &Identity, inbound: &mut InboundStream) -> Result<Hello, End> {
         let first = tokio::select! {
             first = timeout(HELLO_TIMEOUT, inbound.next()) => first,
             () = self.stop.cancelled() => return Err(End::Stopping),
@@ -222,7 +197,7 @@ impl Ingest {
             .map_err(End::Broken)?
         {
             None => Err(End::Gone),
-            Some(Message {
+            Some(Inbound {
                 message: Some(stream_events_request::Message::Hello(hello)),
                 share: _,
             }) => Ok(Hello::check(hello, identity.id())?),
@@ -233,7 +208,7 @@ impl Ingest {
     async fn converse(
         &self,
         hello: &Hello,
-        mut inbound: Inbound,
+        mut inbound: InboundStream,
         answers: &Answers,
     ) -> Result<(), End> {
         let known = self.writer.mark(hello.stream.clone()).await?;
@@ -289,11 +264,11 @@ impl Ingest {
         &self,
         hello: &Hello,
         session: &mut Session,
-        message: Message,
+        message: Inbound,
         outcomes: &mpsc::Sender<Outcome>,
         answers: &Answers,
     ) -> Result<(), End> {
-        let Message { message, share } = message;
+        let Inbound { message, share } = message;
         let batch = match message.ok_or(SessionError::Empty)? {
             stream_events_request::Message::Hello(_) => {
                 return Err(SessionError::SecondHello.into());
@@ -325,7 +300,7 @@ impl Ingest {
         &self,
         hello: &Hello,
         session: &mut Session,
-        (batch, share): (ingest::Batch, Option<Share>),
+        (batch, share): (ingest::Batch, Share),
         plan: Plan,
         outcomes: &mpsc::Sender<Outcome>,
         span: tracing::Span,
@@ -355,7 +330,7 @@ impl Ingest {
             pieces: prepared.pieces,
             events: prepared.events,
             span,
-            share,
+            share: Some(share),
         };
         self.writer.append(append, outcomes.clone()).await?;
         Ok(None)

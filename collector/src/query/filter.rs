@@ -217,11 +217,6 @@ impl Filter {
             && self.terms.iter().all(|term| term.matches(node, event))
     }
 
-    /// Says whether nothing can be left out by what it mentions.
-    pub fn is_without_terms(&self) -> bool {
-        self.terms.is_empty() && (self.since_unix_ns, self.until_unix_ns) == (i64::MIN, i64::MAX)
-    }
-
     /// Says whether the filter is about this node.
     pub fn selects_node(&self, node: &NodeId) -> bool {
         prune::selects_node(&self.terms, node)

@@ -8,6 +8,7 @@ mod site;
 
 mod durability;
 mod identity;
+mod memory;
 mod nodes;
 mod nuisance;
 mod policies;

@@ -119,6 +119,11 @@ impl Collector {
         Self { child, address }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as a power cut of the process would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

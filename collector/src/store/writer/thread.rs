@@ -259,11 +259,7 @@ impl WriterThread {
         for stream in &gathered.commit.forgotten {
             gathered.marks.remove(stream);
         }
-        gathered.commit.watermarks = gathered
-            .marks
-            .iter()
-            .map(|(stream, mark)| (stream.clone(), mark.clone()))
-            .collect();
+        gathered.commit.watermarks = std::mem::take(&mut gathered.marks).into_iter().collect();
         match self.commit(&mut gathered) {
             Ok(()) => self.settle(gathered),
             Err(state) => refuse(gathered, &state),
@@ -376,7 +372,7 @@ impl WriterThread {
         for stream in &gathered.commit.forgotten {
             self.marks.remove(stream);
         }
-        self.marks.extend(gathered.marks);
+        self.marks.extend(gathered.commit.watermarks);
         for waiting in gathered.waiting {
             match waiting {
                 Waiting::Append {
