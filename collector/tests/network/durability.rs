@@ -166,6 +166,7 @@ async fn damaged_block_is_set_aside_at_the_start_and_counts_as_lost() {
         filter: Some(EventFilter::default()),
         order: admin::Order::OldestFirst.into(),
         limit: 0,
+        ..QueryEventsRequest::default()
     };
     let (events, summary) = query(&collector.address, &admin, request).await.unwrap();
     let found: Vec<u64> = events
