@@ -44,7 +44,6 @@ impl<'a> Listed<'a> {
 
     /// Returns the next event, encoded; the inner `None` is the end, the outer
     /// one something else than an event.
-    #[expect(clippy::should_implement_trait, reason = "an iterator has one end")]
     pub fn next(&mut self) -> Option<Option<&'a [u8]>> {
         match self.0.next()? {
             None => Some(None),

@@ -77,7 +77,7 @@ pub fn serve(
             Some(events) => send(&sender, events),
             None => ControlFlow::Continue(()),
         })
-        .and_then(|stats| Ok(summary(&*store, &filter, stats)?));
+        .and_then(|stats| summary(&*store, &filter, stats));
         let last = match result {
             Ok(summary) => {
                 if send(&sender, chunk.take()).is_break() {
@@ -121,7 +121,7 @@ pub fn summary(
         matched: stats.matched,
         blocks_read: stats.blocks_read,
         blocks_pruned: stats.blocks_pruned,
-        damaged: (stats.damaged.blocks > 0).then(|| admin::DamagedBlocks {
+        damaged: (stats.damaged.blocks > 0).then_some(admin::DamagedBlocks {
             blocks: stats.damaged.blocks,
             events: stats.damaged.events,
             named: stats.damaged.named,

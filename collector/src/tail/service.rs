@@ -63,7 +63,7 @@ pub async fn serve(
     // Events are acknowledged a moment before they are shown here.
     let marks = {
         let store = Arc::clone(&store);
-        blocking(move || Ok(Marks::read(&*store)?)).await?
+        blocking(move || Marks::read(&*store)).await?
     };
     let tail = tail.clone();
     tokio::spawn(async move {
@@ -176,7 +176,7 @@ impl Replay {
             let store = Arc::clone(&store);
             window = Window {
                 above: read,
-                up_to: blocking(move || Ok(Marks::read(&*store)?)).await?,
+                up_to: blocking(move || Marks::read(&*store)).await?,
             };
         }
     }
