@@ -83,8 +83,8 @@ pub enum AgentError {
         /// Why.
         source: io::Error,
     },
-    /// There is no thread to write the spool.
-    #[error("cannot start the threads that write the spool")]
+    /// There is no thread to write with.
+    #[error("cannot start the threads that write spool and policies")]
     Threads(#[source] io::Error),
     /// There is no spool.
     #[error(transparent)]

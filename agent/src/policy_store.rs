@@ -10,6 +10,10 @@
 //! may hold events of the one before. A file is believed when its set has the
 //! hash that it says.
 
+mod keeper;
+
+pub use keeper::PolicyKeeper;
+
 use std::{
     fs::{self, File},
     io::{self, Write as _},

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest wait for one stage: more than the pipeline's own time-outs add up
 /// to, so that it only ends what is stuck.
-const STAGE_TIMEOUT: Duration = Duration::from_secs(10);
+const STAGE_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// Tasks that stop together.
 #[derive(Debug)]

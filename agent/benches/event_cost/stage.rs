@@ -14,7 +14,7 @@ use shrike_agent::{
     kernel::{Processes, decode},
     pipeline::Intake,
     receipts::PATIENCE_DEFAULT,
-    spool::{Class, Folder, Spool},
+    spool::{Class, Disk, Folder, Spool},
     watch::{Form, Page, Writer},
 };
 use shrike_proto::{
@@ -108,7 +108,7 @@ impl Line {
             stage,
             intake: Intake::new(enricher, PATIENCE_DEFAULT),
             spool: Spool::open(
-                Arc::new(Folder::at(folder.path().join("spool"))),
+                Disk::immediate(Arc::new(Folder::at(folder.path().join("spool")))),
                 SpoolLimits::default(),
                 BATCH_EVENTS_DEFAULT,
                 "boot",

@@ -44,7 +44,7 @@ use crate::{
     doctor::Bystanders,
     error::{AgentError, chain},
     kernel::{RingMark, Sensor},
-    policy_store::PolicyStore,
+    policy_store::PolicyKeeper,
     run::random_epoch,
     session::{Attempt, Command, LINK_REPORTS_MAX, Link, Report, Session, SessionOptions},
     spool::{Class, Mark, Spool},
@@ -91,7 +91,7 @@ pub struct PipelineOptions {
     /// Where the generation in force is told.
     pub applied: watch::Sender<Option<Applied>>,
     /// Where policy sets are kept.
-    pub store: PolicyStore,
+    pub store: PolicyKeeper,
     /// Where the node's state is told.
     pub info: watch::Sender<ingest::NodeInfo>,
 }
@@ -109,7 +109,7 @@ pub struct Pipeline {
     reports: mpsc::Receiver<(Attempt, Report)>,
     report: mpsc::Sender<(Attempt, Report)>,
     ledger_after: Instant,
-    store: PolicyStore,
+    store: PolicyKeeper,
     info: watch::Sender<ingest::NodeInfo>,
     inspect_after: Instant,
     tampering: Tampering,
@@ -168,7 +168,7 @@ impl Pipeline {
                 // Small and rare things first: the ring always has more.
                 biased;
                 () = stop.cancelled() => break,
-                Some(request) = self.requests.recv() => self.apply(request),
+                Some(request) = self.requests.recv() => self.apply(request).await,
                 Some((attempt, report)) = self.reports.recv() => self.hear(attempt, report),
                 Ok(()) = self.disk.changed() => {}
                 // Without memory for more, records wait where they are.
@@ -347,10 +347,11 @@ impl Pipeline {
                 Command::BeginAnew => {
                     match random_epoch() {
                         Ok(epoch) => {
-                            self.delivered_before +=
-                                block_in_place(|| self.session.begin_anew(epoch));
+                            let inheritance = block_in_place(|| self.session.begin_anew(epoch));
+                            self.delivered_before += inheritance.delivered;
                             // All else that the new epoch has is of this life.
-                            self.counted = (Ledger::default(), SequenceNumber(1));
+                            let others = SequenceNumber(1 + inheritance.of_others);
+                            self.counted = (Ledger::default(), others);
                         }
                         Err(error) => tracing::error!(error = chain(&error), "no epoch begins"),
                     }
@@ -364,9 +365,9 @@ impl Pipeline {
         }
     }
 
-    fn apply(&mut self, request: ApplyRequest) {
+    async fn apply(&mut self, request: ApplyRequest) {
         // First onto the disk: what is in force is always among what is kept.
-        if let Err(error) = block_in_place(|| self.store.keep(&request.set)) {
+        if let Err(error) = self.store.keep(request.set.clone()).await {
             tracing::error!(
                 %error,
                 "the policy cannot be kept: the next agent will not know its rules' names"

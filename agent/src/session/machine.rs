@@ -23,7 +23,7 @@ use shrike_proto::{
 };
 
 use super::{Backoff, contradiction::Contradiction};
-use crate::spool::{AckError, Spool};
+use crate::spool::{AckError, Inheritance, Spool};
 
 /// Longest wait for a collector's welcome, dialling included.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(25);
@@ -178,9 +178,8 @@ impl Session {
         self.hours_told
     }
 
-    /// Begins another epoch of this name, after [`Command::BeginAnew`]. Returns
-    /// how many events of this agent's life the one before has got.
-    pub fn begin_anew(&mut self, epoch: Epoch) -> u64 {
+    /// Begins another epoch of this name, after [`Command::BeginAnew`].
+    pub fn begin_anew(&mut self, epoch: Epoch) -> Inheritance {
         (self.hours_sent, self.hours_told) = (0, 0);
         self.spool.begin_anew(epoch)
     }

@@ -21,6 +21,8 @@ pub struct Found {
     pub logs: VecDeque<Recovered>,
     /// The highest number of a folder.
     pub ordinal: u64,
+    /// Logs whose events another one has.
+    pub void: Vec<EpochLog>,
     /// Folders that are no log any more.
     pub unusable: Vec<(String, Damage)>,
 }
@@ -42,9 +44,16 @@ impl Found {
         folders.sort_unstable();
         let mut found = Self::default();
         for (ordinal, name) in folders {
-            found.ordinal = ordinal;
+            let is_next = std::mem::replace(&mut found.ordinal, ordinal) + 1 == ordinal;
             match EpochLog::recover(disk.clone(), name.clone(), segment_bytes)? {
-                Ok(recovered) => found.logs.push_back(recovered),
+                Ok(recovered) if recovered.is_partial => found.void.push(recovered.log),
+                Ok(recovered) => {
+                    if recovered.has_carried && is_next {
+                        let before = found.logs.pop_back().map(|before| before.log);
+                        found.void.extend(before);
+                    }
+                    found.logs.push_back(recovered);
+                }
                 Err(damage) => found.unusable.push((name, damage)),
             }
         }

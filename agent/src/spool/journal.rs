@@ -30,7 +30,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub struct Record {
     /// What it says.
-    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5, 6")]
     pub what: Option<What>,
 }
 
@@ -52,6 +52,9 @@ pub enum What {
     /// What was counted.
     #[prost(message, tag = "5")]
     Count(Count),
+    /// From where on no collector can know numbers.
+    #[prost(message, tag = "6")]
+    Unheard(Unheard),
 }
 
 /// State at the beginning of a file.
@@ -85,6 +88,12 @@ pub struct Opening {
     /// commit without parts. If none follows, that epoch has all of it.
     #[prost(bool, tag = "9")]
     pub is_carrying: bool,
+    /// That was done: the epoch before this one is void.
+    #[prost(bool, tag = "11")]
+    pub has_carried: bool,
+    /// The last [`Unheard`].
+    #[prost(uint64, tag = "10")]
+    pub unheard_from: u64,
 }
 
 /// Events that were taken in at once.
@@ -166,6 +175,15 @@ impl From<Mark> for RingMark {
             opens,
         }
     }
+}
+
+/// From where on no collector can know the numbers that the journal has: the
+/// agents that gave them had not set out to send any.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Unheard {
+    /// First number; 0: there is none.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
 }
 
 /// Up to where a class was given up for room.

@@ -97,6 +97,16 @@ pub enum Origin {
     Begun(String),
 }
 
+/// What an epoch that goes on with another one's events has not got of its
+/// agent's, and has got of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inheritance {
+    /// Events of this agent's life that the epoch before has delivered.
+    pub delivered: u64,
+    /// Events that agents before this one took in.
+    pub of_others: u64,
+}
+
 /// The spool of a node.
 #[derive(Debug)]
 pub struct Spool {
@@ -141,15 +151,14 @@ impl Spool {
     ) -> Result<Self, SpoolError> {
         let mut found = Found::read(&disk, limits.segment_bytes())?;
         found.set_aside_unusable(&disk);
-        while let Some(partial) = found.logs.pop_back_if(|last| last.is_partial) {
-            partial.log.discard();
-        }
+        found.void.drain(..).for_each(EpochLog::discard);
         let last = found
             .logs
             .pop_back_if(|last| last.clean && last.log.boot_id() == boot_id);
         let (open, origin, ordinal) = match last {
             Some(mut last) => {
                 last.log.remove_strays();
+                last.log.begin_life(last.unheard);
                 (last.log, Origin::Continued, found.ordinal)
             }
             None => {
@@ -293,9 +302,7 @@ impl Spool {
     pub fn settle(&mut self, now: Instant) -> Option<Vec<Mark>> {
         self.attend();
         let is_silent = self.unwritten.age(now) >= PATIENCE;
-        if is_silent {
-            self.open.allow(self.open.next_sequence());
-        }
+        self.open.set_silent(is_silent);
         self.tell_trouble(is_silent);
         self.sync_if_due(now);
         self.unwritten.take_released()
@@ -315,7 +322,7 @@ impl Spool {
         let done = self.disk.done();
         let acknowledged = self.open.acknowledged();
         if let Some(next) = self.unwritten.settle(done, acknowledged) {
-            self.open.allow(next);
+            self.open.note_written(next);
         }
         if let Some((_, log)) = self.carried.take_if(|(ticket, _)| *ticket <= done) {
             log.discard();
@@ -543,16 +550,18 @@ impl Spool {
     /// that this spool does not know: an older disk was put back, or the agent
     /// before sent what the disk had not taken when it died. What this agent
     /// took in since, and has not sent, is carried over; what it sent may be
-    /// on the collector's disk or not, and counts as lost. Returns how many
-    /// events of this agent's life the epoch before has got.
-    pub fn begin_anew(&mut self, epoch: Epoch) -> u64 {
+    /// on the collector's disk or not, and counts as lost.
+    pub fn begin_anew(&mut self, epoch: Epoch) -> Inheritance {
         let marks = self.open.marks().to_vec();
         self.commit(&marks);
         self.ordinal += 1;
         let open = self.open.begin_next(folder(self.ordinal, epoch), epoch);
         let mut before = std::mem::replace(&mut self.open, open);
         let marks = self.unwritten.restart().unwrap_or(marks);
-        let delivered = before.delivered_in_life();
+        let inheritance = Inheritance {
+            delivered: before.delivered_in_life(),
+            of_others: before.carried_of_others(),
+        };
         let until = Instant::now() + CARRY_TIMEOUT;
         let (mut batches, mut lost) = (0, 0);
         let mut next = before.begin_carrying().or_else(|| before.carry_next());
@@ -586,7 +595,7 @@ impl Spool {
             log.discard();
         }
         self.attend();
-        delivered
+        inheritance
     }
 
     /// Takes in a batch of another epoch. Returns how many of its events could

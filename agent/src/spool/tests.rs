@@ -366,7 +366,7 @@ fn a_collector_that_is_ahead_makes_another_epoch_begin() {
             last: SequenceNumber(0)
         })
     );
-    assert_eq!(spool.begin_anew(epoch(5)), 0);
+    assert_eq!(spool.begin_anew(epoch(5)).delivered, 0);
     assert_eq!(spool.epoch(), epoch(5));
     assert_eq!(spool.lost(), BTreeMap::new(), "nothing of it was sent");
     fill(&mut spool, Class::Opens, 4..6);
@@ -394,7 +394,7 @@ fn what_was_sent_under_numbers_of_another_disk_is_told_as_lost() {
     assert_eq!(sent, [2, 3]);
     spool.acknowledge(SequenceNumber(2)).unwrap();
     spool.acknowledge(SequenceNumber(6)).unwrap_err();
-    assert_eq!(spool.begin_anew(epoch(2)), 2, "those are delivered");
+    assert_eq!(spool.begin_anew(epoch(2)).delivered, 2);
     assert_eq!(
         spool.lost(),
         BTreeMap::from([(LossReason::AgentSpoolDamaged, 3)])
@@ -409,9 +409,14 @@ fn a_successor_does_not_take_an_acknowledgement_for_its_own_events() {
     let files = MemoryFiles::default();
     let mut spool = open(&files, BOOT, 1);
     fill(&mut spool, Class::Opens, 0..3);
+    assert_eq!(spool.take_next().map(|batch| batch.count), Some(3));
     drop(spool);
+    // One that never gets as far as sending is no reason to believe it.
+    let mut between = open(&files, BOOT, 2);
+    fill(&mut between, Class::Opens, 10..12);
+    drop(between);
     let mut spool = open(&files, BOOT, 2);
-    fill(&mut spool, Class::Opens, 10..14);
+    fill(&mut spool, Class::Opens, 12..14);
     assert_eq!(
         spool.acknowledge(SequenceNumber(5)),
         Err(AckError::Ahead {
@@ -420,7 +425,14 @@ fn a_successor_does_not_take_an_acknowledgement_for_its_own_events() {
         }),
         "numbers 4 and 5 were sent by somebody else"
     );
-    spool.begin_anew(epoch(3));
+    let inheritance = spool.begin_anew(epoch(3));
+    assert_eq!(
+        inheritance,
+        Inheritance {
+            delivered: 0,
+            of_others: 2
+        }
+    );
     let mut collector = Collector::default();
     deliver(&mut spool, &mut collector);
     assert_eq!(collector.ids(), (10..14).collect::<Vec<_>>());
@@ -534,6 +546,8 @@ struct World {
     files: MemoryFiles,
     disk: Disk,
     now: Instant,
+    /// The collector has said how far it is.
+    is_welcome: bool,
     /// Events that the collector had on its disk, and the rings still held,
     /// when an agent died whose own disk had not taken them.
     untold: u64,
@@ -561,6 +575,7 @@ impl World {
             files,
             disk,
             now: Instant::now(),
+            is_welcome: true,
             untold: 0,
             collector: Collector::default(),
             ring: Vec::new(),
@@ -620,10 +635,18 @@ impl World {
         let again = &self.ring[self.released..self.read];
         self.untold += again.iter().filter(|(_, id)| told.contains(id)).count() as u64;
         self.read = self.released;
-        self.welcome();
+        self.is_welcome = false;
+    }
+
+    /// A session begins, if none did.
+    fn connect(&mut self) {
+        if !self.is_welcome {
+            self.welcome();
+        }
     }
 
     fn welcome(&mut self) {
+        self.is_welcome = true;
         self.spool.rewind();
         let durable = self.collector.durable(self.spool.epoch());
         if self.spool.acknowledge(durable).is_err() {
@@ -672,6 +695,7 @@ impl World {
             }
             Act::Sync => self.spool.finish(),
             Act::Send(count) => {
+                self.connect();
                 for _ in 0..*count {
                     self.network.extend(self.spool.take_next());
                 }
@@ -683,6 +707,7 @@ impl World {
                 }
             }
             Act::Acknowledge => {
+                self.connect();
                 let epoch = self.spool.epoch();
                 self.spool
                     .acknowledge(self.collector.durable(epoch))

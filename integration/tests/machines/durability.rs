@@ -34,6 +34,10 @@ pub const CLAIMS: &[Claim] = &[
         "rounds_of_random_faults_lose_and_double_nothing",
         random_faults,
     ),
+    Claim(
+        "a_spool_on_a_frozen_file_system_holds_up_nothing_and_loses_nothing",
+        frozen,
+    ),
 ];
 
 /// `cargo xtask soak` plays more of them.
@@ -255,6 +259,81 @@ fn random_faults(fixture: &mut Fixture) -> Result<()> {
             &mut |fault| eprintln!("round {number} of seed {SEED}: {fault}"),
         )
         .with_context(|| format!("round {number} of seed {SEED}"))?;
+    }
+    Ok(())
+}
+
+/// Puts a file system of its own where the spool is.
+const MOUNT_SPOOL: &str = "\
+truncate -s 64M /srv/spool.img && mkfs.ext4 -q /srv/spool.img && \
+mkdir -p /var/lib/shrike-agent/spool && mount -o loop /srv/spool.img /var/lib/shrike-agent/spool";
+
+const UNMOUNT_SPOOL: &str = "umount /var/lib/shrike-agent/spool && rm /srv/spool.img";
+
+fn frozen(fixture: &mut Fixture) -> Result<()> {
+    for node in &mut fixture.fleet.nodes {
+        node.stop_agent()?;
+        node.machine.shell(MOUNT_SPOOL)?;
+        node.start_agent()?;
+    }
+    fixture.fleet.wait_until_connected(RECONNECT_TIMEOUT)?;
+    touch(fixture, "claim-frozen", 0..100)?;
+    fixture.fleet.settle(ARRIVAL_TIMEOUT)?;
+    let balance = fixture.fleet.ctl.nodes()?;
+    for node in &fixture.fleet.nodes {
+        node.machine
+            .shell("fsfreeze -f /var/lib/shrike-agent/spool")?;
+    }
+    let seen = while_frozen(fixture);
+    // Whatever was seen: nothing else may find the file system frozen.
+    for node in &fixture.fleet.nodes {
+        node.machine
+            .shell("fsfreeze -u /var/lib/shrike-agent/spool")?;
+    }
+    seen?;
+    for node in &fixture.fleet.nodes {
+        wait_until_said(node, "the spool is written again")?;
+    }
+    touch(fixture, "claim-frozen", 200..FILES)?;
+    each_once(fixture, "claim-frozen")?;
+    fixture.fleet.settle(ARRIVAL_TIMEOUT)?;
+    for row in fixture.fleet.ctl.nodes()? {
+        row.lost_nothing_since(&balance)?;
+    }
+    for node in &mut fixture.fleet.nodes {
+        let said = node.agent_said();
+        let times = said
+            .matches("the disk with the spool does not answer")
+            .count();
+        ensure!(times == 1, "{} says it {times} times:\n{said}", node.name());
+        node.stop_agent()?;
+        node.machine.shell(UNMOUNT_SPOOL)?;
+        node.start_agent()?;
+    }
+    Ok(())
+}
+
+/// Opens, a push, an exec and a kill, all of which arrive.
+fn while_frozen(fixture: &Fixture) -> Result<()> {
+    use shrike_integration::vm::Outcome;
+    touch(fixture, "claim-frozen", 100..200)?;
+    for node in &fixture.fleet.nodes {
+        let filters = ["--node", node.name(), "--path", "/tmp/claim-frozen-"];
+        fixture.wait_for_events(&filters, |events| (events.len() >= 200).then_some(()))?;
+    }
+    fixture.push(
+        "apiVersion: shrike/v1\nkind: Policy\nmetadata: {name: unfrozen}\nspec:\n  mode: enforce\n  \
+         rules:\n    - {name: netcat, on: exec, comm: [nc], action: kill}\n",
+    )?;
+    for node in &fixture.fleet.nodes {
+        super::fixture::insist(&node.machine, &["nc", "-h"], Outcome::Signal(9))?;
+        let filters = ["--node", node.name(), "--verdict", "kill"];
+        fixture.wait_for_events(&filters, |events| {
+            events
+                .iter()
+                .any(|event| event["verdict"]["policy"] == "unfrozen")
+                .then_some(())
+        })?;
     }
     Ok(())
 }

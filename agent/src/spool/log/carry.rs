@@ -34,6 +34,7 @@ impl EpochLog {
             epoch,
             boot_id: self.boot_id.clone(),
             is_carrying: true,
+            unheard: Some(1),
             ..Self::empty(self.disk.clone(), folder, self.segment_bytes)
         };
         log.begin_journal(0);
@@ -44,6 +45,7 @@ impl EpochLog {
     /// rings were read for that.
     pub fn end_carrying(&mut self, marks: &[Mark]) {
         self.is_carrying = false;
+        self.has_carried = true;
         self.append(What::Commit(Commit {
             first_sequence: self.next,
             parts: Vec::new(),
@@ -58,15 +60,25 @@ impl EpochLog {
         (self.acknowledged + 1).saturating_sub(self.began)
     }
 
-    /// Sets out to carry over what this agent took in and no collector has
-    /// acknowledged. What an agent before it took in is on the collector's
-    /// disk: it is below what the collector says that it has. Of what this one
+    /// Returns how many events of agents before this one are carried over.
+    pub fn carried_of_others(&self) -> u64 {
+        self.began.saturating_sub(self.carried_from())
+    }
+
+    fn carried_from(&self) -> u64 {
+        let first = self.unheard.unwrap_or(self.began);
+        first.max(self.acknowledged + 1)
+    }
+
+    /// Sets out to carry over what no collector can know, by whichever agent it
+    /// was taken in; what is before that is on the collector's disk, which says
+    /// that it has more. Of what this agent
     /// sent nobody knows whether the collector has that, or others under the
     /// same numbers: it is returned as lost.
     pub fn begin_carrying(&mut self) -> Option<Carried> {
         self.rewind();
         self.sendable = self.next;
-        let first = self.began.max(self.acknowledged + 1);
+        let first = self.carried_from();
         let unknown = (self.sent + 1).saturating_sub(first);
         self.skip_to(SequenceNumber(first + unknown));
         (unknown > 0).then_some(Carried::Lost(unknown, LossReason::AgentSpoolDamaged))

@@ -105,6 +105,9 @@ impl EpochLog {
     /// Returns the next batch to send, with the lost ranges before it, and
     /// counts it as under way. A batch of 0 events carries lost ranges alone.
     pub fn take_next(&mut self) -> Option<ingest::Batch> {
+        if !self.may_send() {
+            return None;
+        }
         let mut lost: Vec<ingest::LostRange> = Vec::new();
         let mut given_up = 0;
         loop {

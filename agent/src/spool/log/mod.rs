@@ -16,6 +16,7 @@
 mod carry;
 mod cursor;
 mod leave;
+mod life;
 mod recover;
 
 pub use carry::Carried;
@@ -33,7 +34,7 @@ use shrike_proto::{
 
 use super::{
     class::Class,
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, Ticket},
     journal::{self, Commit, Count, Evicted, Mark, Part, Record, What},
 };
 
@@ -140,13 +141,23 @@ pub struct EpochLog {
     /// Up to where, exclusive, numbers may be sent: the disk has what is below,
     /// or does not answer.
     sendable: u64,
+    /// Everything below is on the disk.
+    written: u64,
+    /// The disk does not answer.
+    is_silent: bool,
     /// The first number of this agent's life.
     began: u64,
+    /// From where on no collector can know numbers, until somebody sets out to
+    /// send them; and the ticket of the entry that says so.
+    unheard: Option<u64>,
+    heard: Option<Ticket>,
     /// The highest number that a collector can have heard of.
     sent: u64,
     acknowledged: u64,
     /// What an epoch before held is being carried over.
     is_carrying: bool,
+    /// That was done: the epoch before is void.
+    has_carried: bool,
     evicted: [u64; Class::COUNT],
     /// What was evicted and told as lost, first to last number: the collector
     /// may have that on its disk without our knowing. No more than is under way
@@ -177,6 +188,7 @@ impl EpochLog {
         let mut log = Self {
             epoch,
             boot_id,
+            unheard: Some(1),
             ..Self::empty(disk, folder, segment_bytes)
         };
         log.begin_journal(0);
@@ -196,10 +208,15 @@ impl EpochLog {
             segments_made: [0; Class::COUNT],
             next: 1,
             sendable: 1,
+            written: 1,
+            is_silent: false,
             began: 1,
+            unheard: None,
+            heard: None,
             sent: 0,
             acknowledged: 0,
             is_carrying: false,
+            has_carried: false,
             evicted: [0; Class::COUNT],
             told: BTreeMap::new(),
             evicted_waiting: 0,
@@ -291,11 +308,6 @@ impl EpochLog {
     /// Returns how far the rings were read when the last events were taken in.
     pub fn marks(&self) -> &[Mark] {
         &self.marks
-    }
-
-    /// Lets everything below a number be sent.
-    pub fn allow(&mut self, next: SequenceNumber) {
-        self.sendable = self.sendable.max(next.0.min(self.next));
     }
 
     /// Returns everything up to where it is acknowledged.
@@ -459,6 +471,8 @@ impl EpochLog {
             count: Some(self.count()),
             marks: self.marks.clone(),
             is_carrying: self.is_carrying,
+            has_carried: self.has_carried,
+            unheard_from: self.unheard_from(),
         }
     }
 

@@ -11,7 +11,7 @@ use super::{EpochLog, JOURNAL, Journal, LostRange, Segment, segment_name};
 use crate::spool::{
     class::Class,
     disk::Disk,
-    journal::{self, Count, Opening, Part, What},
+    journal::{self, Count, Opening, Part, Unheard, What},
 };
 
 /// A log that was read again.
@@ -26,6 +26,10 @@ pub struct Recovered {
     /// What an epoch before held was being carried over: all of it is there
     /// still.
     pub is_partial: bool,
+    /// The epoch before was carried over, whole: it is void.
+    pub has_carried: bool,
+    /// From where on no collector can know its numbers.
+    pub unheard: Option<u64>,
 }
 
 /// Why a folder is no log.
@@ -79,6 +83,7 @@ impl EpochLog {
             segments.retain(|segment| segment.last > upto);
         }
         log.sendable = log.next;
+        log.written = log.next;
         log.began = log.next;
         log.sent = log.next - 1;
         log.acknowledged = replay.first.saturating_sub(1);
@@ -106,6 +111,8 @@ impl EpochLog {
         Ok(Ok(Recovered {
             clean: replay.clean,
             is_partial: log.is_carrying,
+            has_carried: log.has_carried,
+            unheard: Some(replay.unheard).filter(|from| (1..=log.next).contains(from)),
             log,
         }))
     }
@@ -141,6 +148,8 @@ struct Replay {
     /// Evicted since that count.
     evicted_since: u64,
     clean: bool,
+    /// From where on no collector can know numbers; 0: nowhere.
+    unheard: u64,
 }
 
 impl Default for Replay {
@@ -150,6 +159,7 @@ impl Default for Replay {
             count: Count::default(),
             evicted_since: 0,
             clean: true,
+            unheard: 0,
         }
     }
 }
@@ -214,6 +224,8 @@ impl Replay {
         self.count(opening.count.unwrap_or_default());
         log.marks = opening.marks;
         log.is_carrying = opening.is_carrying;
+        log.has_carried = opening.has_carried;
+        self.unheard = opening.unheard_from;
         Ok(())
     }
 
@@ -230,7 +242,10 @@ impl Replay {
                     return;
                 }
                 log.next = commit.first_sequence;
-                log.is_carrying &= !commit.parts.is_empty();
+                if log.is_carrying && commit.parts.is_empty() {
+                    log.is_carrying = false;
+                    log.has_carried = true;
+                }
                 for part in &commit.parts {
                     open_segment(log, part);
                     log.note_part(part);
@@ -246,6 +261,7 @@ impl Replay {
                 log.next = log.next.max(lost.first_sequence.saturating_add(lost.count));
             }
             What::Count(count) => self.count(count),
+            What::Unheard(Unheard { from }) => self.unheard = from,
         }
     }
 
