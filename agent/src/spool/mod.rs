@@ -569,7 +569,7 @@ impl Spool {
             let (count, reason) = match carried {
                 Carried::Batch(class, batch) if self.has_room_by(until) => {
                     batches += 1;
-                    let lost = self.carry_over(class, batch);
+                    let lost = self.carry_over(class, *batch);
                     (lost, LossReason::AgentSpoolDamaged)
                 }
                 Carried::Batch(_, batch) => (batch.count.into(), LossReason::AgentSpoolFailed),

@@ -20,7 +20,7 @@ use crate::spool::{
 #[derive(Debug)]
 pub enum Carried {
     /// A batch that nobody was told of, as it would have been sent.
-    Batch(Class, ingest::Batch),
+    Batch(Class, Box<ingest::Batch>),
     /// So many events that are gone, and why.
     Lost(u64, LossReason),
 }
@@ -95,7 +95,7 @@ impl EpochLog {
                 Some(match payload {
                     Some(payload) => Carried::Batch(
                         entry.class,
-                        self.batch(entry.first, Some((&entry, payload))),
+                        Box::new(self.batch(entry.first, Some((&entry, payload)))),
                     ),
                     None => {
                         Carried::Lost(entry.last() + 1 - expected, LossReason::AgentSpoolDamaged)
