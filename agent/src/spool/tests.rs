@@ -438,6 +438,76 @@ fn a_successor_does_not_take_an_acknowledgement_for_its_own_events() {
     assert_eq!(collector.ids(), (10..14).collect::<Vec<_>>());
 }
 
+/// A spool on a disk that hangs, and what its rings would be told.
+fn hanging(files: &MemoryFiles) -> (Disk, Spool) {
+    let disk = Disk::immediate(Arc::new(files.clone()));
+    let spool = open_on(&disk, BOOT, 1, 64 << 20);
+    disk.hold();
+    (disk, spool)
+}
+
+fn marked(read: u64) -> Mark {
+    Mark {
+        instance: 1,
+        priority: 0,
+        opens: read,
+    }
+}
+
+#[test]
+fn while_the_disk_does_not_answer_acknowledgements_release_rings_and_memory() {
+    let files = MemoryFiles::default();
+    let (disk, mut spool) = hanging(&files);
+    let mut now = Instant::now();
+    let mut most = 0;
+    for round in 0..3000 {
+        for id in 0..4 {
+            push(&mut spool, Class::Opens, 4 * round + id);
+        }
+        spool.commit(&[marked(4 * (round + 1))]);
+        assert_eq!(spool.settle(now), None, "neither has it");
+        if round == 0 {
+            assert!(spool.take_next().is_none(), "it may be quick yet");
+        }
+        now += PATIENCE;
+        spool.settle(now);
+        let batch = spool.take_next().expect("it is sent from memory");
+        let last = batch.first_sequence + u64::from(batch.count) - 1;
+        spool.acknowledge(SequenceNumber(last)).unwrap();
+        assert_eq!(spool.settle(now), Some(vec![marked(4 * (round + 1))]));
+        most = most.max(disk.waiting_bytes());
+    }
+    // Some 3 MB went by.
+    assert!(most < 1 << 20, "{most}");
+    disk.let_go();
+    spool.settle(now);
+    assert!(disk.is_idle() && spool.is_empty());
+    assert!(files.paths().len() < 6, "{:?}", files.paths());
+    drop(spool);
+    assert_eq!(open(&files, BOOT, 2).next_number().0, 12_001);
+}
+
+#[test]
+fn memory_for_what_the_disk_has_not_taken_is_bounded_and_nothing_is_given_up_for_it() {
+    let files = MemoryFiles::default();
+    let (disk, mut spool) = hanging(&files);
+    let mut events = 0;
+    while spool.has_room() {
+        fill(&mut spool, Class::Opens, events..events + 800);
+        events += 800;
+        assert!(events < 200_000, "{}", disk.waiting_bytes());
+    }
+    let drain = 800 * 300;
+    assert!(disk.waiting_bytes() < WAITING_BYTES_MAX + drain);
+    assert_eq!((spool.waiting(), spool.lost()), (events, BTreeMap::new()));
+    disk.let_go();
+    spool.settle(Instant::now());
+    assert!(spool.has_room());
+    let mut collector = Collector::default();
+    deliver(&mut spool, &mut collector);
+    assert_eq!(collector.ids().len() as u64, events);
+}
+
 #[test]
 fn files_leave_when_they_are_acknowledged() {
     let files = MemoryFiles::default();
