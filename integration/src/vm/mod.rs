@@ -57,6 +57,9 @@ pub const READ_BY_INIT: &str = "/run/read-by-init";
 /// cores may need many times that.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// What the console says when the kernel has given up.
+const PANIC: &str = "Kernel panic - not syncing";
+
 /// How long a command may take unless it says otherwise.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -145,7 +148,16 @@ impl Machine {
     /// console is kept under `target/shrike/logs` then.
     pub fn boot(layout: &Layout, runner: &Path, spec: Spec) -> Result<Self> {
         let accel = accel::choose(layout, runner)?;
-        Self::boot_with(layout, runner, spec, accel, BOOT_TIMEOUT)
+        let first = Self::boot_with(layout, runner, spec.clone(), accel, BOOT_TIMEOUT);
+        match first {
+            // An emulated kernel that patches itself sometimes trips over that
+            // while it starts; nothing of ours has run by then.
+            Err(error) if error.to_string().contains(PANIC) => {
+                eprintln!("{error:#}\n  its kernel panicked at the start: booting once more");
+                Self::boot_with(layout, runner, spec, accel, BOOT_TIMEOUT)
+            }
+            result => result,
+        }
     }
 
     fn boot_with(
