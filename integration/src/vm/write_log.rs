@@ -86,6 +86,15 @@ impl WriteLog {
         flushes.count()
     }
 
+    /// Returns how many of the first entries are certain to be on a disk that
+    /// was told so many: those up to the last flush among them.
+    pub fn flushed_of(&self, entries: usize) -> usize {
+        self.entries[..entries]
+            .iter()
+            .rposition(|entry| entry.flags & FLUSH != 0)
+            .map_or(0, |flush| flush + 1)
+    }
+
     /// Returns how many entries lie whole before a length of the log.
     pub fn entries_before(&self, log_bytes: u64) -> usize {
         self.entries
@@ -156,6 +165,7 @@ mod tests {
         let log = WriteLog::parse(file(&bytes)).unwrap();
         assert_eq!((log.entries(), log.flushes()), (4, 1));
         assert_eq!(log.entries_before(torn), 3);
+        assert_eq!((log.flushed_of(1), log.flushed_of(4)), (0, 2));
         let disk = tempfile::tempfile().unwrap();
         disk.set_len(1024).unwrap();
         let content = |upto: Range<usize>| {
